@@ -1,0 +1,134 @@
+# order_idempotency: build, installation, tests, demo.  "make help" lists what
+# there is.  This file must parse, and setup, test and demo must work, where
+# PostgreSQL is not yet installed.
+
+# the version; "make checkver" compares what else names it
+EXTVERSION = 1.0
+
+# the major version that setup installs, and that test and demo run on
+PG_MAJOR ?= 15
+
+EXTENSION = order_idempotency
+MODULE_big = order_idempotency
+
+ifneq (,$(wildcard /usr/lib/postgresql/$(PG_MAJOR)/bin/pg_config))
+PG_CONFIG ?= /usr/lib/postgresql/$(PG_MAJOR)/bin/pg_config
+else
+PG_CONFIG ?= pg_config
+endif
+
+# the directory of this file: builds outside of it (make -f) work too
+top := $(patsubst %/,%,$(dir $(abspath $(firstword $(MAKEFILE_LIST)))))
+
+# what PGXS builds, installs and checks
+in_top = $(patsubst $(top)/%,%,$(sort $(wildcard $(top)/$(1))))
+OBJS := $(patsubst %.c,%.o,$(call in_top,src/*.c))
+DATA := $(call in_top,$(EXTENSION)--*.sql)
+HEADERS := $(call in_top,src/order_sink.h)
+REGRESS := $(notdir $(basename $(call in_top,sql/*.sql)))
+ISOLATION := $(notdir $(basename $(call in_top,test/isolation/specs/*.spec)))
+TAP_TESTS := $(if $(call in_top,test/t/*.pl),1)
+PROVE_TESTS := $(call in_top,test/t/*.pl)
+REGRESS_OPTS = --load-extension=$(EXTENSION)
+ISOLATION_OPTS = --load-extension=$(EXTENSION) --inputdir=$(top)/test/isolation
+
+# Warnings are errors, those of the server's headers left out.  Callbacks have
+# the server's signatures, so not all of their parameters are used.
+PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter \
+	-isystem $(shell $(PG_CONFIG) --includedir-server)
+
+# Only what the server looks up by name is visible outside.
+SHLIB_EXPORTS = exports.txt
+EXTRA_CLEAN = exports.txt results regression.diffs regression.out tmp_check
+
+# no bitcode: none of this is worth inlining into a query
+override with_llvm = no
+
+pgxs := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+
+ifneq (,$(pgxs))
+export PG_CONFIG
+PGXS := $(pgxs)
+include $(PGXS)
+
+exports.txt: $(addprefix $(top)/,$(DATA)) $(wildcard $(top)/src/*.[ch]) $(top)/scripts/exports
+	$(top)/scripts/exports $(top) >$@.tmp
+	mv $@.tmp $@
+
+# one directory in the build tree for each in the source tree
+$(OBJS): $(wildcard $(top)/src/*.h) $(top)/Makefile | src
+src:
+	mkdir -p $@
+
+sinks = mkdir -p src/sinks && $(MAKE) -C src/sinks -f $(top)/src/sinks/Makefile
+
+all: all-sinks
+all-sinks: all-lib
+	+$(sinks) all
+install: install-sinks
+install-sinks: all-sinks installdirs
+	+$(sinks) install
+uninstall: uninstall-sinks
+uninstall-sinks:
+	+$(sinks) uninstall
+clean: clean-sinks
+clean-sinks:
+	+$(sinks) clean
+.PHONY: all-sinks install-sinks uninstall-sinks clean-sinks
+
+else
+all install installcheck:
+	@echo "$(PG_CONFIG) not found: run \"make setup\", or name it with PG_CONFIG=..." >&2
+	@exit 1
+.PHONY: all install installcheck
+endif
+
+# How test and demo are run; see scripts/private.
+export PG_MAJOR EXTVERSION
+
+help:
+	@sed -n 's/^## //p' $(top)/Makefile
+
+## make                 build with the pg_config that is found, or PG_CONFIG=...
+## make install         install into that server
+## make installcheck    run the tests against that server, as it runs
+## make setup           install the packages that are missing (root, or sudo)
+setup:
+	@$(top)/scripts/setup
+
+## make test            build and run every test on servers of its own, in build/
+##                      KIND="regress pgtap isolation tap examples static" chooses kinds,
+##                      TESTS="name ..." chooses tests by name
+test:
+	@$(top)/scripts/private test scripts/run-tests
+
+## make demo            play ten thousand order requests, with crashes; leaves its server up
+demo:
+	@$(top)/scripts/private demo examples/demo/run
+
+## make demo-stop       stop the demo's server
+demo-stop:
+	@$(top)/scripts/private --stop demo
+
+## make check-static    format, cppcheck, shellcheck, symbols, versions, schedules
+check-static:
+	@$(top)/scripts/private static scripts/check-static
+
+## make indent          format the C sources in place
+indent:
+	@$(top)/scripts/setup
+	@$(top)/scripts/indent
+
+## make checkver        does everything name the same version?
+checkver:
+	@$(top)/scripts/checkver $(EXTVERSION)
+
+## make distclean       remove build/ too, after stopping what runs there
+distclean: clean-private
+clean-private:
+	@$(top)/scripts/private --clean
+
+.PHONY: help setup test demo demo-stop check-static indent checkver clean-private
+ifeq (,$(pgxs))
+.PHONY: clean distclean
+endif
