@@ -56,8 +56,8 @@ exports.txt: $(addprefix $(top)/,$(DATA)) $(wildcard $(top)/src/*.[ch]) $(top)/s
 	mv $@.tmp $@
 
 # one directory in the build tree for each in the source tree
-$(OBJS): $(wildcard $(top)/src/*.h) $(top)/Makefile | src
-src:
+$(OBJS): $(wildcard $(top)/src/*.h) $(top)/Makefile | $(CURDIR)/src
+$(CURDIR)/src:
 	mkdir -p $@
 
 sinks = mkdir -p src/sinks && $(MAKE) -C src/sinks -f $(top)/src/sinks/Makefile
@@ -97,7 +97,7 @@ setup:
 	@$(top)/scripts/setup
 
 ## make test            build and run every test on servers of its own, in build/
-##                      KIND="regress pgtap isolation tap examples static" chooses kinds,
+##                      KIND="regress pgtap isolation tap" chooses kinds,
 ##                      TESTS="name ..." chooses tests by name
 test:
 	@$(top)/scripts/private test scripts/run-tests
