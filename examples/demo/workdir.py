@@ -1,0 +1,55 @@
+"""The demo's working directory: its files, and one demo at a time in it."""
+
+import fcntl
+import os
+import signal
+import sys
+
+
+class Workdir:
+    """The directory that OI_WORKDIR names."""
+
+    def __init__(self, root):
+        self.root = os.path.abspath(root)
+        self.feed = self.path("feed.jsonl")
+        self.expectations = self.path("expectations.jsonl")
+        self.lock_file = None
+
+    def path(self, name):
+        """A file of the directory."""
+        return os.path.join(self.root, name)
+
+    def clean(self):
+        """Remove what a former demo wrote; the server removes its own."""
+        for name in os.listdir(self.root):
+            if name.endswith((".jsonl", ".log", ".txt")):
+                os.unlink(self.path(name))
+
+    def lock(self):
+        """Be the only demo here, after another one has ended."""
+        self._open()
+        try:
+            fcntl.flock(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("Waiting for another demo in this directory to end ...", file=sys.stderr)
+            fcntl.flock(self.lock_file, fcntl.LOCK_EX)
+        self.lock_file.truncate(0)
+        self.lock_file.write(f"{os.getpid()}\n")
+        self.lock_file.flush()
+
+    def end_demo(self):
+        """Ask a demo that is still running here to end, and wait for it."""
+        self._open()
+        try:
+            fcntl.flock(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            pass
+        self.lock_file.seek(0)
+        pid = self.lock_file.readline().strip()
+        if pid:
+            os.kill(int(pid), signal.SIGTERM)
+        fcntl.flock(self.lock_file, fcntl.LOCK_EX)
+
+    def _open(self):
+        self.lock_file = open(self.path("lock"), "a+", encoding="ascii")
