@@ -51,6 +51,10 @@ export PG_CONFIG
 PGXS := $(pgxs)
 include $(PGXS)
 
+print-includedir:
+	@echo $(includedir_server)
+.PHONY: print-includedir
+
 exports.txt: $(addprefix $(top)/,$(DATA)) $(wildcard $(top)/src/*.[ch]) $(top)/scripts/exports
 	$(top)/scripts/exports $(top) >$@.tmp
 	mv $@.tmp $@
