@@ -88,7 +88,7 @@ all install installcheck:
 endif
 
 # How test and demo are run; see scripts/private.
-export PG_MAJOR EXTVERSION
+export PG_MAJOR PGDG KIND TESTS
 
 help:
 	@sed -n 's/^## //p' $(top)/Makefile
@@ -96,7 +96,8 @@ help:
 ## make                 build with the pg_config that is found, or PG_CONFIG=...
 ## make install         install into that server
 ## make installcheck    run the tests against that server, as it runs
-## make setup           install the packages that are missing (root, or sudo)
+## make setup           install the packages that are missing (root, or sudo); PGDG=yes
+##                      adds the PostgreSQL project's sources where the machine's lack it
 setup:
 	@$(top)/scripts/setup
 
