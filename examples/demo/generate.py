@@ -216,9 +216,9 @@ def repeat(draft, at):
 def retry_delay(rng):
     """How long after a request its retry comes: at once, soon, or late."""
     kind = rng.random()
-    if kind < 0.5:
+    if kind < 0.3:
         return rng.uniform(0, 6)
-    if kind < 0.8:
+    if kind < 0.7:
         return rng.uniform(0, 400)
     return rng.uniform(400, 3000)
 

@@ -4,6 +4,9 @@ import fcntl
 import os
 import signal
 import sys
+import time
+
+POLL = 0.05
 
 
 class Workdir:
@@ -28,28 +31,36 @@ class Workdir:
     def lock(self):
         """Be the only demo here, after another one has ended."""
         self._open()
-        try:
-            fcntl.flock(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not self._try_lock():
             print("Waiting for another demo in this directory to end ...", file=sys.stderr)
             fcntl.flock(self.lock_file, fcntl.LOCK_EX)
         self.lock_file.truncate(0)
         self.lock_file.write(f"{os.getpid()}\n")
         self.lock_file.flush()
 
+    def unlock(self):
+        """Let the next demo in."""
+        self.lock_file.truncate(0)
+        self.lock_file.close()
+
     def end_demo(self):
-        """Ask a demo that is still running here to end, and wait for it."""
+        """Ask demos that still run here to end, until none is left."""
         self._open()
+        asked = None
+        while not self._try_lock():
+            self.lock_file.seek(0)
+            pid = self.lock_file.readline().strip()
+            if pid and pid != asked:
+                os.kill(int(pid), signal.SIGTERM)
+                asked = pid
+            time.sleep(POLL)
+
+    def _try_lock(self):
         try:
             fcntl.flock(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+            return True
         except BlockingIOError:
-            pass
-        self.lock_file.seek(0)
-        pid = self.lock_file.readline().strip()
-        if pid:
-            os.kill(int(pid), signal.SIGTERM)
-        fcntl.flock(self.lock_file, fcntl.LOCK_EX)
+            return False
 
     def _open(self):
         self.lock_file = open(self.path("lock"), "a+", encoding="ascii")
