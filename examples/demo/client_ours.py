@@ -10,6 +10,7 @@ been given the extension's functions by grant_application, no table.
 import sys
 
 import psycopg
+from psycopg.types.json import Jsonb
 
 from client import serve, sqlstate
 from feed import CANCEL, COMPLETE, CREATE, PAY
@@ -29,7 +30,7 @@ def statement(request):
     """The call that carries out a request, and its arguments."""
     if request.op == CREATE:
         return CREATE_ORDER, (request.order, request.amount, request.currency,
-                              request.account, psycopg.types.json.Jsonb(request.payload))
+                              request.account, Jsonb(request.payload))
     if request.op == PAY:
         return TRANSITION_ORDER, (request.order, "paid", request.request_key)
     if request.op == COMPLETE:

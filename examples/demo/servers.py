@@ -11,6 +11,7 @@ import subprocess
 import time
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 PORT = 54329                    # names the socket; nothing listens on TCP
 START_DEADLINE = 60.0           # seconds
@@ -64,7 +65,7 @@ class Server:
 
     def conninfo(self, database, user="postgres", name="demo"):
         """A connection string."""
-        return psycopg.conninfo.make_conninfo(
+        return make_conninfo(
             host=self.sockets, port=self.port, dbname=database, user=user,
             application_name=name, connect_timeout=10)
 
