@@ -51,6 +51,8 @@ export PG_CONFIG
 PGXS := $(pgxs)
 include $(PGXS)
 
+PROVE_FLAGS += -I $(top)/test/lib
+
 print-includedir:
 	@echo $(includedir_server)
 .PHONY: print-includedir
