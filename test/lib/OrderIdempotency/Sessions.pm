@@ -240,6 +240,16 @@ sub wait_blocked
 	return;
 }
 
+# Kills a session's client, without a word to its server.
+sub abandon
+{
+	my ($self, $i) = @_;
+
+	kill 'KILL', $self->{sessions}[$i]{process};
+	$self->collect($i);
+	return;
+}
+
 # Starts all sessions anew, after a crash that idle ones have not noticed yet.
 sub reconnect
 {
