@@ -104,8 +104,8 @@ setup:
 	@$(top)/scripts/setup
 
 ## make test            build and run every test on servers of its own, in build/
-##                      KIND="regress pgtap isolation tap" chooses kinds,
-##                      TESTS="name ..." chooses tests by name
+##                      KIND="regress pgtap isolation tap examples" and TESTS="name ..."
+##                      choose some of them
 test:
 	@$(top)/scripts/private test scripts/run-tests
 
