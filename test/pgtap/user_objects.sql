@@ -63,6 +63,26 @@ SET CONSTRAINTS ALL DEFERRED;
 DROP TRIGGER note_later ON orders;
 TRUNCATE mine.seen;
 
+-- Statement-level triggers, with what changed as a table.
+CREATE FUNCTION mine.note_table() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO mine.seen (what)
+	SELECT format('%s %s: %s %s', TG_LEVEL, TG_OP, string_agg(key || ' ' || state, ', '), count(*)) FROM new_rows;
+	RETURN NULL;
+END
+$$;
+CREATE TRIGGER note_insert AFTER INSERT ON orders REFERENCING NEW TABLE AS new_rows
+	FOR EACH STATEMENT EXECUTE FUNCTION mine.note_table();
+CREATE TRIGGER note_update AFTER UPDATE ON orders REFERENCING NEW TABLE AS new_rows
+	FOR EACH STATEMENT EXECUTE FUNCTION mine.note_table();
+SELECT create_order('k7', 100, 'EUR', 'alice');
+SELECT transition_order('k7', 'paid');
+SELECT results_eq('SELECT what FROM mine.seen ORDER BY nr', $$VALUES
+	('STATEMENT INSERT: k7 created 1'), ('STATEMENT UPDATE: k7 paid 1')$$, 'statement triggers see the changed rows');
+DROP TRIGGER note_insert ON orders;
+DROP TRIGGER note_update ON orders;
+TRUNCATE mine.seen;
+
 -- A trigger may use the functions itself.
 CREATE FUNCTION mine.mail() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
