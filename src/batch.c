@@ -1,0 +1,415 @@
+/*-------------------------------------------------------------------------
+ *
+ * batch.c
+ *		Which rows of the log make a batch.
+ *
+ * A batch is what one moment sees ("batch") and an earlier one does not
+ * ("behind"), in the order of positions.  It has two parts.
+ *
+ * Late rows have a position up to behind's.  Their transactions are in
+ * behind's list, or have an xid from its xmax up to its next_xid; those of
+ * them that have rows are found once for a batch, and their rows are read by
+ * the index on (xid, position).
+ *
+ * The rest have a higher position.  They are read by the index on
+ * (position), and what behind saw of them, or batch does not see, is
+ * left out.
+ *
+ * So neither part reads again what was read before, however long some
+ * transaction stays open: a row that no snapshot of ours could see is passed
+ * over once, and found through its xid when its transaction has ended.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "batch.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utf8.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/jsonb.h"
+#include "utils/timestamp.h"
+#include "utils/uuid.h"
+#include "utils/xid8.h"
+
+/* rows looked at in one transaction, at most; and in one fetch of them */
+#define SCAN_LIMIT 20000
+#define FETCH_SIZE 200
+
+/* the log's tables; each query adds its own conditions */
+#define LOG_COLUMNS \
+	"l.position, l.xid, l.event_id, l.key, l.version, l.type, l.payload, l.headers, l.created_at"
+#define LOG_ROWS \
+	"(SELECT " LOG_COLUMNS " FROM order_idempotency.outbox_0 l" \
+	" UNION ALL SELECT " LOG_COLUMNS " FROM order_idempotency.outbox_1 l" \
+	" UNION ALL SELECT " LOG_COLUMNS " FROM order_idempotency.outbox_2 l" \
+	" UNION ALL SELECT " LOG_COLUMNS " FROM order_idempotency.outbox_3 l)"
+
+/* columns of the log, as the queries return them */
+enum
+{
+	LOG_POSITION = 1,
+	LOG_XID,
+	LOG_EVENT_ID,
+	LOG_KEY,
+	LOG_VERSION,
+	LOG_TYPE,
+	LOG_PAYLOAD,
+	LOG_HEADERS,
+	LOG_CREATED_AT
+};
+
+/* the reading of one batch */
+typedef struct Reader
+{
+	const OiSubscription *sub;
+	OiCursor   *cursor;
+	OiBatch    *batch;
+	MemoryContext context;		/* of the events */
+} Reader;
+
+/*
+ * Add a transaction to the cursor's late ones, which have room for "size".
+ */
+static void
+add_late(OiCursor *cursor, uint64 xid, int *size)
+{
+	if (cursor->nlate == *size)
+	{
+		*size *= 2;
+		cursor->late = repalloc(cursor->late, sizeof(uint64) * *size);
+	}
+	cursor->late[cursor->nlate++] = xid;
+}
+
+/*
+ * The lowest xid in [from, to) that has rows in the log, or "to".
+ */
+static uint64
+next_writer(uint64 from, uint64 to)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid			types[] = {XID8OID, XID8OID};
+	Datum		values[2];
+	bool		isnull;
+
+	values[0] = FullTransactionIdGetDatum(FullTransactionIdFromU64(from));
+	values[1] = FullTransactionIdGetDatum(FullTransactionIdFromU64(to));
+	oi_drain_execute(oi_drain_plan(&plan,
+								   "SELECT o.xid FROM " LOG_ROWS " o"
+								   " WHERE o.xid OPERATOR(pg_catalog.>=) $1"
+								   " AND o.xid OPERATOR(pg_catalog.<) $2"
+								   " ORDER BY o.xid LIMIT 1", 2, types),
+					 values, NULL, true);
+	if (SPI_processed == 0)
+		return to;
+	return U64FromFullTransactionId(DatumGetFullTransactionId(SPI_getbinval(SPI_tuptable->vals[0],
+																			SPI_tuptable->tupdesc,
+																			1, &isnull)));
+}
+
+/*
+ * Find the transactions that were open at "behind" and had ended at "batch".
+ */
+static void
+find_late(OiCursor *cursor)
+{
+	const OiSnapshot *behind = cursor->behind.snapshot;
+	const OiSnapshot *batch = cursor->batch.snapshot;
+	int			size = behind->nxip + 8;
+	uint64		xid;
+
+	if (cursor->late != NULL)
+		pfree(cursor->late);
+	cursor->late = MemoryContextAlloc(cursor->context, sizeof(uint64) * size);
+	cursor->nlate = 0;
+
+	for (int i = 0; i < behind->nxip; i++)
+		if (oi_snapshot_sees(batch, behind->xip[i]))
+			add_late(cursor, behind->xip[i], &size);
+
+	for (xid = behind->xmax; xid < cursor->behind.next_xid; xid++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		xid = next_writer(xid, cursor->behind.next_xid);
+		if (xid < cursor->behind.next_xid && oi_snapshot_sees(batch, xid))
+			add_late(cursor, xid, &size);
+	}
+}
+
+/*
+ * The headers of an event, from an object of strings.
+ */
+static void
+fill_headers(OiSinkEvent *event, Jsonb *headers)
+{
+	OiSinkHeader *out;
+	JsonbIterator *it;
+	JsonbValue	value;
+	JsonbIteratorToken token;
+	char	   *name = NULL;
+
+	if (!JB_ROOT_IS_OBJECT(headers))
+		return;
+
+	out = palloc(sizeof(OiSinkHeader) * (JB_ROOT_COUNT(headers) + 1));
+	it = JsonbIteratorInit(&headers->root);
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			name = oi_utf8_from_server(value.val.string.val, value.val.string.len);
+		else if (token == WJB_VALUE && value.type == jbvString)
+		{
+			out[event->nheaders].name = name;
+			out[event->nheaders].value = oi_utf8_from_server(value.val.string.val,
+															 value.val.string.len);
+			event->nheaders++;
+		}
+	}
+	event->headers = out;
+}
+
+/*
+ * A text column that is not null, in UTF-8.
+ */
+static char *
+text_column(HeapTuple row, TupleDesc desc, int number)
+{
+	bool		isnull;
+	text	   *value = DatumGetTextPP(SPI_getbinval(row, desc, number, &isnull));
+
+	return oi_utf8_from_server(VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
+}
+
+/*
+ * Fill an event from a row; returns about how many bytes it is.
+ */
+static int64
+fill_event(OiSinkEvent *event, HeapTuple row, TupleDesc desc)
+{
+	bool		isnull;
+	Datum		value;
+	int64		bytes;
+
+	memset(event, 0, sizeof(*event));
+	event->position = DatumGetInt64(SPI_getbinval(row, desc, LOG_POSITION, &isnull));
+	value = SPI_getbinval(row, desc, LOG_EVENT_ID, &isnull);
+	event->event_id = *DatumGetUUIDP(value);
+	event->event_id_text = DatumGetCString(DirectFunctionCall1(uuid_out, value));
+	event->key = text_column(row, desc, LOG_KEY);
+	event->type = text_column(row, desc, LOG_TYPE);
+	event->created_at = DatumGetTimestampTz(SPI_getbinval(row, desc, LOG_CREATED_AT, &isnull));
+	bytes = sizeof(OiSinkEvent) + strlen(event->key) + strlen(event->type);
+
+	value = SPI_getbinval(row, desc, LOG_VERSION, &isnull);
+	if (!isnull)
+		event->version = DatumGetInt32(value);
+	value = SPI_getbinval(row, desc, LOG_HEADERS, &isnull);
+	if (!isnull)
+	{
+		fill_headers(event, DatumGetJsonbP(value));
+		bytes += VARSIZE(DatumGetPointer(DatumGetJsonbP(value)));
+	}
+	value = SPI_getbinval(row, desc, LOG_PAYLOAD, &isnull);
+	if (!isnull)
+	{
+		Jsonb	   *payload = DatumGetJsonbP(value);
+
+		char	   *json = JsonbToCString(NULL, &payload->root, VARSIZE(payload));
+
+		event->payload = oi_utf8_from_server(json, strlen(json));
+		bytes += strlen(event->payload);
+	}
+
+	return bytes;
+}
+
+/*
+ * Add a row to the batch.  False: it is full without it.
+ */
+static bool
+add_row(Reader *reader, HeapTuple row, TupleDesc desc)
+{
+	OiBatch    *batch = reader->batch;
+	OiSinkEvent *event = &batch->events[batch->n];
+	MemoryContext old;
+	int64		bytes;
+
+	if (batch->n == reader->sub->batch_size)
+		return false;
+
+	old = MemoryContextSwitchTo(reader->context);
+	bytes = fill_event(event, row, desc);
+	event->topic = reader->sub->topic;
+	MemoryContextSwitchTo(old);
+
+	if (batch->n > 0 && batch->bytes + bytes > OI_SINK_MAX_BYTES)
+		return false;
+	batch->bytes += bytes;
+	batch->upto = event->position;
+	batch->n++;
+	return true;
+}
+
+/*
+ * Read late rows behind the cursor's progress.  False: there may be more.
+ */
+static bool
+read_late(Reader *reader)
+{
+	static SPIPlanPtr plan = NULL;
+	static const char *const query =
+		"SELECT e.* FROM pg_catalog.unnest($1) AS t(xid)"
+		" CROSS JOIN LATERAL (SELECT o.* FROM " LOG_ROWS " o"
+		" WHERE o.xid OPERATOR(pg_catalog.=) t.xid"
+		" AND o.position OPERATOR(pg_catalog.>) $2"
+		" AND o.position OPERATOR(pg_catalog.<=) $3"
+		" AND ($4 IS NULL OR o.type OPERATOR(pg_catalog.=) ANY ($4))"
+		" ORDER BY o.position LIMIT $5) e"
+		" ORDER BY e.position LIMIT $5";
+	Oid			types[] = {XID8ARRAYOID, INT8OID, INT8OID, TEXTARRAYOID, INT8OID};
+	Datum		values[lengthof(types)];
+	char		nulls[] = "     ";
+	OiCursor   *cursor = reader->cursor;
+	Datum	   *xids = palloc(sizeof(Datum) * (cursor->nlate + 1));
+
+	for (int i = 0; i < cursor->nlate; i++)
+		xids[i] = FullTransactionIdGetDatum(FullTransactionIdFromU64(cursor->late[i]));
+	values[0] = PointerGetDatum(construct_array(xids, cursor->nlate, XID8OID,
+												sizeof(FullTransactionId),
+												FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	values[1] = Int64GetDatum(cursor->progress);
+	values[2] = Int64GetDatum(cursor->behind.position);
+	values[3] = reader->sub->type_array;
+	if (reader->sub->ntypes < 0)
+		nulls[3] = 'n';
+	values[4] = Int64GetDatum(reader->sub->batch_size);
+	oi_drain_execute(oi_drain_plan(&plan, query, lengthof(types), types),
+					 values, nulls, true);
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+		if (!add_row(reader, SPI_tuptable->vals[i], SPI_tuptable->tupdesc))
+			return false;
+	return SPI_processed < (uint64) reader->sub->batch_size;
+}
+
+/*
+ * Does the subscription want events of a type?
+ */
+static bool
+wants_type(const OiSubscription *sub, Datum type)
+{
+	text	   *value = DatumGetTextPP(type);
+
+	for (int i = 0; i < sub->ntypes; i++)
+		if (VARSIZE_ANY_EXHDR(sub->types[i]) == VARSIZE_ANY_EXHDR(value) &&
+			memcmp(VARDATA_ANY(sub->types[i]), VARDATA_ANY(value),
+				   VARSIZE_ANY_EXHDR(value)) == 0)
+			return true;
+	return sub->ntypes < 0;
+}
+
+/*
+ * Is a row one of the batch that the subscription wants?
+ */
+static bool
+wants_row(const Reader *reader, HeapTuple row, TupleDesc desc)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(row, desc, LOG_XID, &isnull);
+	uint64		xid = U64FromFullTransactionId(DatumGetFullTransactionId(value));
+
+	return !oi_snapshot_sees(reader->cursor->behind.snapshot, xid) &&
+		oi_snapshot_sees(reader->cursor->batch.snapshot, xid) &&
+		wants_type(reader->sub, SPI_getbinval(row, desc, LOG_TYPE, &isnull));
+}
+
+/*
+ * Take the rows that were fetched.  False: the batch is full.  *past is set
+ * at the first row that batch cannot see for its position.
+ */
+static bool
+take_rows(Reader *reader, bool *past)
+{
+	for (uint64 i = 0; i < SPI_processed && !*past; i++)
+	{
+		HeapTuple	row = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		bool		isnull;
+		int64		position = DatumGetInt64(SPI_getbinval(row, desc, LOG_POSITION, &isnull));
+
+		*past = position > reader->cursor->end;
+		if (*past)
+			break;
+		if (wants_row(reader, row, desc))
+		{
+			if (!add_row(reader, row, desc))
+				return false;
+		}
+		else
+			reader->cursor->passed++;
+		reader->batch->upto = position;
+	}
+	return true;
+}
+
+/*
+ * Read the rows above behind's position.
+ */
+static void
+read_rest(Reader *reader)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid			types[] = {INT8OID};
+	Datum		values[1];
+	Portal		portal;
+	int			scanned = 0;
+	bool		past = false;
+
+	values[0] = Int64GetDatum(Max(reader->cursor->progress, reader->cursor->behind.position));
+	portal = SPI_cursor_open(NULL,
+							 oi_drain_plan(&plan,
+										   "SELECT o.* FROM " LOG_ROWS " o"
+										   " WHERE o.position OPERATOR(pg_catalog.>) $1"
+										   " ORDER BY o.position", 1, types),
+							 values, NULL, true);
+	while (scanned < SCAN_LIMIT)
+	{
+		bool		room;
+
+		CHECK_FOR_INTERRUPTS();
+		SPI_cursor_fetch(portal, true, FETCH_SIZE);
+		scanned += SPI_processed;
+		room = take_rows(reader, &past);
+		past = past || SPI_processed < FETCH_SIZE;
+		SPI_freetuptable(SPI_tuptable);
+		if (!room || past)
+		{
+			reader->batch->exhausted = room;
+			break;
+		}
+	}
+	SPI_cursor_close(portal);
+}
+
+/*
+ * Read the next events of the cursor's batch, as many as fit.
+ */
+void
+oi_batch_read(const OiSubscription *sub, OiCursor *cursor, OiBatch *batch,
+			  MemoryContext context)
+{
+	Reader		reader = {sub, cursor, batch, context};
+
+	batch->events = MemoryContextAlloc(context, sizeof(OiSinkEvent) * sub->batch_size);
+	batch->upto = cursor->progress;
+	if (cursor->nlate < 0)
+		find_late(cursor);
+	if (cursor->nlate > 0 && cursor->progress < cursor->behind.position &&
+		!read_late(&reader))
+		return;
+	read_rest(&reader);
+}

@@ -1,0 +1,209 @@
+/*-------------------------------------------------------------------------
+ *
+ * cursor.c
+ *		Where a subscription stands in the log.
+ *
+ * Positions are drawn before their transactions commit, so a position alone
+ * cannot say what has been delivered: a transaction that drew a low one may
+ * commit last.  A subscription therefore remembers a moment, that is, which
+ * transactions had ended by then (see src/README, "The cursor").
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "cursor.h"
+#include "lib/stringinfo.h"
+#include "relation.h"
+#include "utils/fmgrprotos.h"
+#include "utils/snapmgr.h"
+
+/* columns of a sequence's only row */
+#define SEQUENCE_LAST_VALUE 1
+#define SEQUENCE_IS_CALLED 3
+
+/*
+ * Had a transaction ended at the time of the snapshot?
+ */
+bool
+oi_snapshot_sees(const OiSnapshot *snapshot, uint64 xid)
+{
+	int			low = 0;
+	int			high = snapshot->nxip;
+
+	if (xid < snapshot->xmin)
+		return true;
+	if (xid >= snapshot->xmax)
+		return false;
+	while (low < high)
+	{
+		int			middle = (low + high) / 2;
+
+		if (snapshot->xip[middle] == xid)
+			return false;
+		if (snapshot->xip[middle] < xid)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return true;
+}
+
+/*
+ * A snapshot from a value of type pg_snapshot, by way of its text
+ * (xmin:xmax:xid,xid,...), since its struct is not for others.
+ */
+OiSnapshot *
+oi_snapshot_from_datum(Datum value)
+{
+	char	   *text = DatumGetCString(DirectFunctionCall1(pg_snapshot_out, value));
+	OiSnapshot *snapshot;
+	char	   *at;
+	int			n = 2;
+
+	for (at = text; *at != '\0'; at++)
+		n += (*at == ',');
+
+	snapshot = palloc(offsetof(OiSnapshot, xip) + n * sizeof(uint64));
+	snapshot->nxip = 0;
+	snapshot->xmin = strtou64(text, &at, 10);
+	snapshot->xmax = strtou64(at + 1, &at, 10);
+	while (at[0] != '\0' && at[1] != '\0')
+		snapshot->xip[snapshot->nxip++] = strtou64(at + 1, &at, 10);
+	pfree(text);
+
+	return snapshot;
+}
+
+/*
+ * The same as a value of type pg_snapshot.
+ */
+Datum
+oi_snapshot_to_datum(const OiSnapshot *snapshot)
+{
+	StringInfoData text;
+	Datum		value;
+
+	initStringInfo(&text);
+	appendStringInfo(&text, UINT64_FORMAT ":" UINT64_FORMAT ":",
+					 snapshot->xmin, snapshot->xmax);
+	for (int i = 0; i < snapshot->nxip; i++)
+		appendStringInfo(&text, "%s" UINT64_FORMAT, i == 0 ? "" : ",",
+						 snapshot->xip[i]);
+	value = DirectFunctionCall1(pg_snapshot_in, CStringGetDatum(text.data));
+	pfree(text.data);
+
+	return value;
+}
+
+/*
+ * What a snapshot omits is its own transaction: add it, as one that has not
+ * ended.  The snapshot has room for one more.
+ */
+static void
+add_own_xid(OiSnapshot *snapshot, uint64 xid)
+{
+	int			i = snapshot->nxip;
+
+	if (xid >= snapshot->xmax)
+		return;
+	for (; i > 0 && snapshot->xip[i - 1] > xid; i--)
+		snapshot->xip[i] = snapshot->xip[i - 1];
+	if (i > 0 && snapshot->xip[i - 1] == xid)
+		return;
+	snapshot->xip[i] = xid;
+	snapshot->nxip++;
+	snapshot->xmin = Min(snapshot->xmin, xid);
+}
+
+/*
+ * The last position drawn, or 0.  A sequence is read as it is now, whatever
+ * the snapshot.
+ */
+int64
+oi_log_position(void)
+{
+	Relation	rel = table_open(oi_relation_oid(OI_REL_OUTBOX_POSITION), AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TableScanDesc scan = table_beginscan(rel, SnapshotAny, 0, NULL);
+	bool		isnull;
+	int64		position;
+
+	if (!table_scan_getnextslot(scan, ForwardScanDirection, slot))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("sequence \"%s\" has no row", RelationGetRelationName(rel))));
+	position = DatumGetInt64(slot_getattr(slot, SEQUENCE_LAST_VALUE, &isnull));
+	if (!DatumGetBool(slot_getattr(slot, SEQUENCE_IS_CALLED, &isnull)))
+		position--;
+
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, AccessShareLock);
+
+	return position;
+}
+
+/*
+ * The moment that is now.  The order of the three readings matters.
+ */
+void
+oi_moment_now(OiMoment *moment)
+{
+	FullTransactionId own = GetTopFullTransactionIdIfAny();
+	Datum		value;
+
+	moment->position = oi_log_position();
+	PushActiveSnapshot(GetLatestSnapshot());
+	value = DirectFunctionCall1(pg_current_snapshot, (Datum) 0);
+	PopActiveSnapshot();
+	moment->snapshot = oi_snapshot_from_datum(value);
+	moment->next_xid = U64FromFullTransactionId(ReadNextFullTransactionId());
+
+	if (FullTransactionIdIsValid(own))
+		add_own_xid(moment->snapshot, U64FromFullTransactionId(own));
+}
+
+/*
+ * The moment before the log began: nothing is behind it.
+ */
+void
+oi_moment_start(OiMoment *moment)
+{
+	moment->snapshot = palloc0(offsetof(OiSnapshot, xip) + sizeof(uint64));
+	moment->snapshot->xmin = FirstNormalTransactionId;
+	moment->snapshot->xmax = FirstNormalTransactionId;
+	moment->position = 0;
+	moment->next_xid = FirstNormalTransactionId;
+}
+
+/*
+ * Make "to" the same moment, in memory of its own.
+ */
+void
+oi_moment_copy(OiMoment *to, const OiMoment *from)
+{
+	Size		size = offsetof(OiSnapshot, xip) + (from->snapshot->nxip + 1) * sizeof(uint64);
+
+	to->snapshot = palloc(size);
+	memcpy(to->snapshot, from->snapshot,
+		   offsetof(OiSnapshot, xip) + from->snapshot->nxip * sizeof(uint64));
+	to->position = from->position;
+	to->next_xid = from->next_xid;
+}
+
+/*
+ * Let go of a moment.
+ */
+void
+oi_moment_clear(OiMoment *moment)
+{
+	if (moment->snapshot != NULL)
+		pfree(moment->snapshot);
+	moment->snapshot = NULL;
+}

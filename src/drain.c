@@ -1,0 +1,538 @@
+/*-------------------------------------------------------------------------
+ *
+ * drain.c
+ *		Reading the log for a subscription, and recording what went out.
+ *
+ * A cycle of the worker is: read events in one short transaction, make sure
+ * that what was read is durable, deliver with no transaction open, record
+ * in another short transaction.  batch.c decides which rows are read.
+ *
+ * The worker is connected as the subscription's owner, who may have no
+ * right to the tables, so here it acts for the owner of the tables.  Every
+ * name in a query is qualified, operators included, and nothing in them is
+ * of a user's making.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "access/xlog_internal.h"
+#include "batch.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "drain.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "postmaster/interrupt.h"
+#include "relation.h"
+#include "replication/syncrep.h"
+#include "replication/walsender.h"
+#include "replication/walsender_private.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "subscription.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+#include "utils/xid8.h"
+
+/* ms between two looks at what the synchronous standbys have */
+#define STANDBY_WAIT_FIRST 1
+#define STANDBY_WAIT_MOST 32
+
+/* who we were before a transaction of ours */
+typedef struct Identity
+{
+	Oid			userid;
+	int			sec_context;
+} Identity;
+
+/*
+ * The owner of a table of ours.
+ */
+static Oid
+table_owner(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid)));
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+
+	return owner;
+}
+
+/*
+ * Start a transaction as the owner of the tables, with SPI.  False, and no
+ * transaction: the extension is gone, or is not the one that was there at
+ * first (relid is InvalidOid until then).
+ */
+static bool
+begin_work(Oid relid, Identity *was)
+{
+	Oid			now;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	now = oi_extension_present() ? oi_relation_oid(OI_REL_SUBSCRIPTIONS) : InvalidOid;
+	if (!OidIsValid(now) || (OidIsValid(relid) && now != relid))
+	{
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+		return false;
+	}
+
+	GetUserIdAndSecContext(&was->userid, &was->sec_context);
+	SetUserIdAndSecContext(table_owner(now),
+						   was->sec_context | SECURITY_RESTRICTED_OPERATION);
+	SPI_connect();
+	return true;
+}
+
+/*
+ * Commit it.  What was found has been copied to a context of the caller's,
+ * which is made current again.
+ */
+static void
+end_work(const Identity *was, MemoryContext context)
+{
+	SPI_finish();
+	SetUserIdAndSecContext(was->userid, was->sec_context);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+}
+
+/*
+ * Prepare a query once in the life of the worker.
+ */
+SPIPlanPtr
+oi_drain_plan(SPIPlanPtr *plan, const char *query, int nargs, Oid *types)
+{
+	if (*plan == NULL)
+	{
+		*plan = SPI_prepare_cursor(query, nargs, types,
+								   CURSOR_OPT_FAST_PLAN | CURSOR_OPT_NO_SCROLL);
+		if (*plan == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("could not prepare a query: %s",
+							SPI_result_code_string(SPI_result))));
+		SPI_keepplan(*plan);
+	}
+	return *plan;
+}
+
+/*
+ * Run one that returns rows, or updates.
+ */
+void
+oi_drain_execute(SPIPlanPtr plan, Datum *values, const char *nulls, bool read_only)
+{
+	int			result = SPI_execute_plan(plan, values, nulls, read_only, 0);
+
+	if (result < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not execute a query: %s",
+						SPI_result_code_string(result))));
+}
+
+/*
+ * A column of the first row found.
+ */
+static Datum
+column(int number, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, number, isnull);
+}
+
+/*
+ * A text column of the first row found, or NULL.
+ */
+static char *
+text_column(int number)
+{
+	bool		isnull;
+	Datum		value = column(number, &isnull);
+
+	return isnull ? NULL : TextDatumGetCString(value);
+}
+
+/*
+ * The option batch_size, which create_subscription has checked, or its
+ * default.
+ */
+static int
+batch_size_option(Jsonb *options)
+{
+	JsonbValue	found;
+	int64		size;
+
+	if (options == NULL || !JB_ROOT_IS_OBJECT(options) ||
+		getKeyJsonValueFromContainer(&options->root, "batch_size",
+									 strlen("batch_size"), &found) == NULL ||
+		found.type != jbvNumeric)
+		return OI_BATCH_SIZE;
+
+	size = DatumGetInt64(DirectFunctionCall1(numeric_int8,
+											 NumericGetDatum(found.val.numeric)));
+	return (int) Max(1, Min(size, OI_SINK_MAX_EVENTS));
+}
+
+/*
+ * Take over the event types that a subscription wants.
+ */
+static void
+fill_types(OiSubscription *sub, Datum value, bool isnull)
+{
+	Datum	   *elems;
+
+	sub->ntypes = -1;
+	if (isnull)
+		return;
+
+	sub->type_array = PointerGetDatum(PG_DETOAST_DATUM_COPY(value));
+	deconstruct_array(DatumGetArrayTypeP(sub->type_array), TEXTOID, -1, false,
+					  TYPALIGN_INT, &elems, NULL, &sub->ntypes);
+	sub->types = palloc(sizeof(text *) * (sub->ntypes + 1));
+	for (int i = 0; i < sub->ntypes; i++)
+		sub->types[i] = DatumGetTextPP(elems[i]);
+}
+
+/*
+ * The subscription of an id, or NULL where there is none, or no extension.
+ */
+OiSubscription *
+oi_drain_subscription(int32 id)
+{
+	static SPIPlanPtr plan = NULL;
+	OiSubscription *sub = NULL;
+	MemoryContext context = CurrentMemoryContext;
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(id)};
+	Identity	was;
+
+	if (!begin_work(InvalidOid, &was))
+	{
+		MemoryContextSwitchTo(context);
+		return NULL;
+	}
+	oi_drain_execute(oi_drain_plan(&plan,
+								   "SELECT s.name, s.server, s.topic, s.event_types, s.options"
+								   " FROM order_idempotency.subscriptions s"
+								   " WHERE s.id OPERATOR(pg_catalog.=) $1", 1, types),
+					 values, NULL, true);
+	if (SPI_processed > 0)
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+		bool		isnull;
+		Datum		value;
+
+		sub = palloc0(sizeof(OiSubscription));
+		sub->id = id;
+		sub->relid = oi_relation_oid(OI_REL_SUBSCRIPTIONS);
+		sub->name = text_column(1);
+		sub->server = text_column(2);
+		sub->topic = text_column(3);
+		value = column(4, &isnull);
+		fill_types(sub, value, isnull);
+		value = column(5, &isnull);
+		sub->batch_size = batch_size_option(isnull ? NULL : DatumGetJsonbP(value));
+		MemoryContextSwitchTo(old);
+	}
+	end_work(&was, context);
+
+	return sub;
+}
+
+/*
+ * Is a subscription still there?
+ */
+bool
+oi_drain_exists(const OiSubscription *sub)
+{
+	static SPIPlanPtr plan = NULL;
+	MemoryContext context = CurrentMemoryContext;
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(sub->id)};
+	Identity	was;
+	bool		there = false;
+
+	if (begin_work(sub->relid, &was))
+	{
+		oi_drain_execute(oi_drain_plan(&plan,
+									   "SELECT 1 FROM order_idempotency.subscriptions s"
+									   " WHERE s.id OPERATOR(pg_catalog.=) $1", 1, types),
+						 values, NULL, true);
+		there = SPI_processed > 0;
+		end_work(&was, context);
+	}
+	MemoryContextSwitchTo(context);
+
+	return there;
+}
+
+/*
+ * Read a moment from three columns of the first row found.
+ */
+static void
+moment_columns(OiMoment *moment, int first, MemoryContext context)
+{
+	MemoryContext old;
+	OiMoment	found;
+	bool		isnull;
+	Datum		value = column(first, &isnull);
+
+	moment->snapshot = NULL;
+	if (isnull)
+		return;
+	found.snapshot = oi_snapshot_from_datum(value);
+	found.position = DatumGetInt64(column(first + 1, &isnull));
+	found.next_xid = U64FromFullTransactionId(DatumGetFullTransactionId(column(first + 2,
+																			   &isnull)));
+	old = MemoryContextSwitchTo(context);
+	oi_moment_copy(moment, &found);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Load a subscription's cursor.  False: it is gone.
+ */
+bool
+oi_drain_load(const OiSubscription *sub, OiCursor *cursor)
+{
+	static SPIPlanPtr plan = NULL;
+	MemoryContext context = CurrentMemoryContext;
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(sub->id)};
+	Identity	was;
+	bool		there = false;
+
+	if (begin_work(sub->relid, &was))
+	{
+		oi_drain_execute(oi_drain_plan(&plan,
+									   "SELECT c.behind, c.behind_position, c.behind_next_xid,"
+									   " c.batch, c.batch_position, c.batch_next_xid, c.progress"
+									   " FROM order_idempotency.subscription_cursors c"
+									   " WHERE c.subscription OPERATOR(pg_catalog.=) $1",
+									   1, types),
+						 values, NULL, true);
+		there = SPI_processed > 0;
+		if (there)
+		{
+			bool		isnull;
+
+			moment_columns(&cursor->behind, 1, cursor->context);
+			moment_columns(&cursor->batch, 4, cursor->context);
+			cursor->progress = DatumGetInt64(column(7, &isnull));
+			cursor->end = oi_log_position();
+			cursor->nlate = -1;
+			cursor->recorded_at = GetCurrentTimestamp();
+		}
+		end_work(&was, context);
+	}
+	MemoryContextSwitchTo(context);
+
+	return there;
+}
+
+/*
+ * Open a batch: what is there now and was not there at "behind".
+ */
+static void
+open_batch(OiCursor *cursor)
+{
+	OiMoment	now;
+	MemoryContext old;
+
+	oi_moment_now(&now);
+	old = MemoryContextSwitchTo(cursor->context);
+	oi_moment_copy(&cursor->batch, &now);
+	MemoryContextSwitchTo(old);
+
+	cursor->end = oi_log_position();
+	cursor->progress = 0;
+	cursor->nlate = -1;
+}
+
+/*
+ * The end of the WAL that is in use, as an end of a record: where the next
+ * record would start behind a page's header, the last one ended before it.
+ */
+static XLogRecPtr
+wal_end(void)
+{
+	XLogRecPtr	lsn = GetXLogInsertRecPtr();
+	uint32		offset = lsn % XLOG_BLCKSZ;
+	bool		first = XLogSegmentOffset(lsn, wal_segment_size) < XLOG_BLCKSZ;
+
+	return offset == (first ? SizeOfXLogLongPHD : SizeOfXLogShortPHD) ? lsn - offset : lsn;
+}
+
+/*
+ * Read the next events of the cursor's batch, opening one if need be, into
+ * the current context.  NULL: the extension is gone.
+ */
+OiBatch *
+oi_drain_read(const OiSubscription *sub, OiCursor *cursor)
+{
+	MemoryContext context = CurrentMemoryContext;
+	OiBatch    *batch = palloc0(sizeof(OiBatch));
+	Identity	was;
+
+	if (!begin_work(sub->relid, &was))
+	{
+		MemoryContextSwitchTo(context);
+		return NULL;
+	}
+	if (cursor->batch.snapshot == NULL)
+		open_batch(cursor);
+	PushActiveSnapshot(GetLatestSnapshot());
+	oi_batch_read(sub, cursor, batch, context);
+	PopActiveSnapshot();
+	batch->lsn = wal_end();
+	end_work(&was, context);
+
+	return batch;
+}
+
+/*
+ * Have the synchronous standbys the WAL up to a place?  True also where
+ * there are none.
+ */
+static bool
+standbys_have(XLogRecPtr lsn)
+{
+	bool		have;
+
+	if (!SyncRepRequested() || SyncRepStandbyNames == NULL || SyncRepStandbyNames[0] == '\0')
+		return true;
+
+	LWLockAcquire(SyncRepLock, LW_SHARED);
+	have = WalSndCtl->lsn[SYNC_REP_WAIT_FLUSH] >= lsn;
+	LWLockRelease(SyncRepLock);
+
+	return have;
+}
+
+/*
+ * Wait until what was read is durable, here and on synchronous standbys: an
+ * asynchronous commit is visible before it is either.
+ *
+ * SyncRepWaitForLSN() is for commits: it must not be left by an interrupt
+ * and gives up with a warning.  Here the wait may be broken off at any time,
+ * nothing has been sent yet; so it polls.
+ */
+void
+oi_drain_make_durable(const OiBatch *batch)
+{
+	int			wait = STANDBY_WAIT_FIRST;
+
+	XLogFlush(batch->lsn);
+
+	while (!standbys_have(batch->lsn))
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 wait, WAIT_EVENT_SYNC_REP);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		wait = Min(wait * 2, STANDBY_WAIT_MOST);
+	}
+}
+
+/*
+ * Move the cursor past what a batch no longer holds.
+ */
+void
+oi_drain_advance(OiCursor *cursor, const OiBatch *batch)
+{
+	if (batch->n > 0)
+		cursor->progress = Max(cursor->progress, batch->events[0].position - 1);
+	else if (!batch->exhausted)
+		cursor->progress = Max(cursor->progress, batch->upto);
+	else
+	{
+		oi_moment_clear(&cursor->behind);
+		cursor->behind = cursor->batch;
+		cursor->batch.snapshot = NULL;
+		cursor->progress = 0;
+	}
+}
+
+/*
+ * A moment as three values of a query.
+ */
+static void
+moment_values(const OiMoment *moment, Datum *values, char *nulls)
+{
+	if (moment->snapshot == NULL)
+	{
+		memset(nulls, 'n', 3);
+		return;
+	}
+	values[0] = oi_snapshot_to_datum(moment->snapshot);
+	values[1] = Int64GetDatum(moment->position);
+	values[2] = FullTransactionIdGetDatum(FullTransactionIdFromU64(moment->next_xid));
+}
+
+/*
+ * Record where the cursor is, and how many events were delivered since the
+ * last time.  False: the subscription is gone.
+ */
+bool
+oi_drain_record(const OiSubscription *sub, OiCursor *cursor, int64 delivered)
+{
+	static SPIPlanPtr plan = NULL;
+	static const char *const query =
+		"UPDATE order_idempotency.subscription_cursors AS c SET"
+		" behind = $2, behind_position = $3, behind_next_xid = $4,"
+		" batch = $5, batch_position = $6, batch_next_xid = $7,"
+		" progress = $8, delivered = c.delivered OPERATOR(pg_catalog.+) $9,"
+		" delivered_at = CASE WHEN $9 OPERATOR(pg_catalog.>) 0"
+		" THEN pg_catalog.clock_timestamp() ELSE c.delivered_at END"
+		" WHERE c.subscription OPERATOR(pg_catalog.=) $1";
+	Oid			types[] = {INT4OID, PG_SNAPSHOTOID, INT8OID, XID8OID,
+	PG_SNAPSHOTOID, INT8OID, XID8OID, INT8OID, INT8OID};
+	Datum		values[lengthof(types)] = {0};
+	char		nulls[] = "         ";
+	MemoryContext context = CurrentMemoryContext;
+	Identity	was;
+	bool		there = false;
+
+	if (begin_work(sub->relid, &was))
+	{
+		values[0] = Int32GetDatum(sub->id);
+		moment_values(&cursor->behind, &values[1], &nulls[1]);
+		moment_values(&cursor->batch, &values[4], &nulls[4]);
+		values[7] = Int64GetDatum(cursor->progress);
+		values[8] = Int64GetDatum(delivered);
+		oi_drain_execute(oi_drain_plan(&plan, query, lengthof(types), types),
+						 values, nulls, false);
+		there = SPI_processed > 0;
+		cursor->passed = 0;
+		cursor->recorded_at = GetCurrentTimestamp();
+		end_work(&was, context);
+	}
+	MemoryContextSwitchTo(context);
+
+	return there;
+}

@@ -1,0 +1,484 @@
+/*-------------------------------------------------------------------------
+ *
+ * launcher.c
+ *		The process that starts a worker for each subscription.
+ *
+ * One launcher for the server, connected to no database; it starts when
+ * recovery has ended, so not in a standby, and at once at its promotion.
+ *
+ * A process can read the tables of one database only, so the launcher sends
+ * scouts: workers that connect to one database, fill the slots of its
+ * subscriptions, and exit.  One scout runs at a time.  All databases are
+ * scouted when the launcher starts and then once a minute, which finds what a
+ * restore brought in, or what was prepared and committed later; a database
+ * whose subscriptions were changed by our functions is scouted at once.
+ *
+ * For each slot without a process the launcher starts a worker.  Every start
+ * puts off the next one by a second, doubling to a minute while workers keep
+ * failing, so a worker that ends after a long run is replaced at once.
+ *
+ * Exit codes: 1 for whatever went wrong (the server starts the launcher again,
+ * the launcher the workers), 0 for work that is over.  Any other would
+ * restart the whole server.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "backoff.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_database.h"
+#include "guc.h"
+#include "launcher.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "relation.h"
+#include "shmem.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "subscription.h"
+#include "tcop/tcopprot.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "worker.h"
+
+/* ms between two looks at all databases */
+#define SCAN_INTERVAL 60000
+
+/* ms between two starts of a worker for one slot: the first, and the most */
+#define RESTART_FIRST 1000
+#define RESTART_MOST 60000
+
+/* ms until another try where the server has no process for a worker */
+#define NO_PROCESS_INTERVAL 5000
+
+/* s until the server starts the launcher again */
+#define LAUNCHER_RESTART 5
+
+/* what the launcher knows beyond shared memory; gone with it */
+typedef struct Launcher
+{
+	MemoryContext context;
+	BackgroundWorkerHandle **workers;	/* by slot; NULL: none started */
+	BackgroundWorkerHandle *scout;
+	List	   *to_scout;		/* databases, as OIDs */
+	TimestampTz next_scan;		/* of all databases */
+} Launcher;
+
+static object_access_hook_type prev_object_access_hook = NULL;
+
+/*
+ * Hook: a database is about to be dropped, by somebody who may.
+ */
+static void
+end_workers_of_dropped(ObjectAccessType access, Oid classId, Oid objectId,
+					   int subId, void *arg)
+{
+	if (prev_object_access_hook)
+		prev_object_access_hook(access, classId, objectId, subId, arg);
+
+	if (access == OAT_DROP && classId == DatabaseRelationId)
+		oi_shmem_end_workers(objectId);
+}
+
+/*
+ * What all our processes have in common.
+ */
+static void
+describe_worker(BackgroundWorker *worker, const char *type, const char *function)
+{
+	memset(worker, 0, sizeof(*worker));
+	worker->bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker->bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker->bgw_restart_time = BGW_NEVER_RESTART;
+	strlcpy(worker->bgw_library_name, "order_idempotency", BGW_MAXLEN);
+	strlcpy(worker->bgw_function_name, function, BGW_MAXLEN);
+	snprintf(worker->bgw_type, BGW_MAXLEN, "order_idempotency %s", type);
+	strlcpy(worker->bgw_name, worker->bgw_type, BGW_MAXLEN);
+}
+
+/*
+ * Called when the library is preloaded.
+ */
+void
+oi_launcher_register(void)
+{
+	BackgroundWorker worker;
+
+	if (!process_shared_preload_libraries_in_progress ||
+		IsBinaryUpgrade || oi_max_subscriptions == 0)
+		return;
+
+	prev_object_access_hook = object_access_hook;
+	object_access_hook = end_workers_of_dropped;
+
+	describe_worker(&worker, "launcher", "oi_launcher_main");
+	worker.bgw_restart_time = LAUNCHER_RESTART;
+	RegisterBackgroundWorker(&worker);
+}
+
+/*
+ * The databases of this server, as a list of OIDs: all, or only those with
+ * connections allowed that are no templates.
+ */
+static List *
+list_databases(bool all, MemoryContext context)
+{
+	List	   *oids = NIL;
+	Relation	rel;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	rel = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(rel, 0, NULL);
+	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
+	{
+		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
+		MemoryContext old;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!all && (!database->datallowconn || database->datistemplate))
+			continue;
+		old = MemoryContextSwitchTo(context);
+		oids = lappend_oid(oids, database->oid);
+		MemoryContextSwitchTo(old);
+	}
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+
+	return oids;
+}
+
+/*
+ * The database of a slot, or InvalidOid.
+ */
+static Oid
+slot_database(int index)
+{
+	Oid			dboid;
+
+	LWLockAcquire(oi_shared->lock, LW_SHARED);
+	dboid = oi_shared->slots[index].dboid;
+	LWLockRelease(oi_shared->lock);
+
+	return dboid;
+}
+
+/*
+ * Free the slots of databases that are no more.
+ */
+static void
+forget_dropped_databases(void)
+{
+	List	   *databases = list_databases(true, CurrentMemoryContext);
+
+	for (int i = 0; i < oi_shared->nslots; i++)
+	{
+		Oid			dboid = slot_database(i);
+
+		if (OidIsValid(dboid) && !list_member_oid(databases, dboid))
+			oi_shmem_sync_database(dboid, NULL, 0);
+	}
+	list_free(databases);
+}
+
+/*
+ * Take over what sessions asked for, and look at everything when it is time.
+ */
+static void
+collect_scans(Launcher *launcher)
+{
+	Oid			dboid;
+	bool		all;
+	MemoryContext old;
+
+	while (oi_shmem_next_scan(&dboid, &all))
+	{
+		if (all)
+		{
+			launcher->next_scan = 0;
+			break;
+		}
+		old = MemoryContextSwitchTo(launcher->context);
+		launcher->to_scout = list_append_unique_oid(launcher->to_scout, dboid);
+		MemoryContextSwitchTo(old);
+	}
+
+	if (GetCurrentTimestamp() >= launcher->next_scan)
+	{
+		forget_dropped_databases();
+		list_free(launcher->to_scout);
+		launcher->to_scout = list_databases(false, launcher->context);
+		launcher->next_scan = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+														  SCAN_INTERVAL);
+	}
+}
+
+/*
+ * Has a process that was started come to its end?  Then forget it.
+ */
+static bool
+has_ended(BackgroundWorkerHandle **handle)
+{
+	pid_t		pid;
+	BgwHandleStatus status = GetBackgroundWorkerPid(*handle, &pid);
+
+	if (status == BGWH_STARTED || status == BGWH_NOT_YET_STARTED)
+		return false;
+	pfree(*handle);
+	*handle = NULL;
+	return true;
+}
+
+/*
+ * Start a process, or say that the server has none to spare.
+ */
+static bool
+start_process(Launcher *launcher, BackgroundWorker *worker,
+			  BackgroundWorkerHandle **handle)
+{
+	MemoryContext old = MemoryContextSwitchTo(launcher->context);
+	bool		ok;
+
+	worker->bgw_notify_pid = MyProcPid;
+	ok = RegisterDynamicBackgroundWorker(worker, handle);
+	if (!ok)
+		*handle = NULL;
+	MemoryContextSwitchTo(old);
+
+	return ok;
+}
+
+/*
+ * Send a scout to the next database, when the last one is back.  Returns for
+ * how long nothing more can be done here, in ms.
+ */
+static long
+run_scouts(Launcher *launcher)
+{
+	BackgroundWorker worker;
+
+	if (launcher->scout != NULL && !has_ended(&launcher->scout))
+		return SCAN_INTERVAL;
+	if (launcher->to_scout == NIL)
+		return SCAN_INTERVAL;
+
+	describe_worker(&worker, "scout", "oi_scout_main");
+	worker.bgw_main_arg = ObjectIdGetDatum(linitial_oid(launcher->to_scout));
+	if (!start_process(launcher, &worker, &launcher->scout))
+		return NO_PROCESS_INTERVAL;
+	launcher->to_scout = list_delete_first(launcher->to_scout);
+
+	return SCAN_INTERVAL;
+}
+
+/*
+ * Note the start of a worker for a slot, and when the next one may be.  The
+ * lock is held.
+ */
+static void
+plan_next_start(OiSlot *slot, TimestampTz now)
+{
+	if (TimestampDifferenceExceeds(slot->started_at, now, 2 * RESTART_MOST))
+		slot->failures = 0;
+	slot->failures++;
+	slot->started_at = now;
+	slot->start_after = TimestampTzPlusMilliseconds(now,
+													oi_backoff(slot->failures, RESTART_FIRST,
+															   RESTART_MOST, 0));
+	slot->state = OI_WORKER_STARTING;
+}
+
+/*
+ * Does a slot need a process, and may it be started now?  "wait" is lowered
+ * to the time until it may.
+ */
+static bool
+may_start(int index, OiWorkerArgs *args, long *wait)
+{
+	OiSlot	   *slot = &oi_shared->slots[index];
+	TimestampTz now = GetCurrentTimestamp();
+	bool		needed;
+
+	LWLockAcquire(oi_shared->lock, LW_EXCLUSIVE);
+	needed = OidIsValid(slot->dboid) && slot->pid == 0;
+	if (needed && slot->start_after > now)
+	{
+		*wait = Min(*wait, TimestampDifferenceMilliseconds(now, slot->start_after));
+		needed = false;
+	}
+	if (needed)
+	{
+		args->dboid = slot->dboid;
+		args->subscription = slot->subscription;
+		plan_next_start(slot, now);
+	}
+	LWLockRelease(oi_shared->lock);
+
+	return needed;
+}
+
+/*
+ * The server had no process for a slot: say so there, once, and in the log.
+ */
+static void
+note_no_process(int index)
+{
+	OiSlot	   *slot = &oi_shared->slots[index];
+	bool		known;
+
+	LWLockAcquire(oi_shared->lock, LW_EXCLUSIVE);
+	known = slot->failures > 1;
+	slot->state = OI_WORKER_NO_PROCESS;
+	slot->start_after = TimestampTzPlusMilliseconds(slot->started_at,
+													NO_PROCESS_INTERVAL);
+	LWLockRelease(oi_shared->lock);
+
+	if (known)
+		return;
+	oi_slot_set_error(index, "out of background worker slots");
+	ereport(WARNING,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("out of background worker slots"),
+			 errhint("Raise max_worker_processes.")));
+}
+
+/*
+ * A worker ended that had not said why: refer to the log.
+ */
+static void
+note_end(int index)
+{
+	OiSlot	   *slot = &oi_shared->slots[index];
+	bool		silent;
+
+	LWLockAcquire(oi_shared->lock, LW_EXCLUSIVE);
+	silent = OidIsValid(slot->dboid) && slot->error_at < slot->started_at;
+	if (OidIsValid(slot->dboid) && slot->pid == 0)
+		slot->state = OI_WORKER_STOPPED;
+	LWLockRelease(oi_shared->lock);
+
+	if (silent)
+		oi_slot_set_error(index, "worker ended; the server log says why");
+}
+
+/*
+ * Start what has to be started.  Returns for how long nothing more can be
+ * done here, in ms.
+ */
+static long
+run_workers(Launcher *launcher)
+{
+	long		wait = SCAN_INTERVAL;
+	bool		ended = false;
+
+	for (int i = 0; i < oi_shared->nslots; i++)
+	{
+		BackgroundWorker worker;
+		OiWorkerArgs args = {0};
+
+		if (launcher->workers[i] != NULL)
+		{
+			if (!has_ended(&launcher->workers[i]))
+				continue;
+			note_end(i);
+			ended = true;
+		}
+		if (!may_start(i, &args, &wait))
+			continue;
+
+		describe_worker(&worker, "worker", "oi_worker_main");
+		snprintf(worker.bgw_name, BGW_MAXLEN,
+				 "order_idempotency worker for subscription %d of database %u",
+				 args.subscription, args.dboid);
+		worker.bgw_main_arg = Int32GetDatum(i);
+		memcpy(worker.bgw_extra, &args, sizeof(args));
+		if (!start_process(launcher, &worker, &launcher->workers[i]))
+			note_no_process(i);
+	}
+	if (ended)
+		forget_dropped_databases();
+
+	return wait;
+}
+
+/*
+ * Entry point of the launcher.
+ */
+void
+oi_launcher_main(Datum arg)
+{
+	Launcher	launcher = {0};
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	oi_shmem_attach_launcher();
+
+	launcher.context = TopMemoryContext;
+	launcher.workers = MemoryContextAllocZero(TopMemoryContext,
+											  oi_shared->nslots * sizeof(BackgroundWorkerHandle *));
+	CurrentMemoryContext = AllocSetContextCreate(TopMemoryContext,
+												 "order_idempotency launcher",
+												 ALLOCSET_DEFAULT_SIZES);
+	for (;;)
+	{
+		MemoryContext cycle = CurrentMemoryContext;
+		long		wait;
+
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+
+		collect_scans(&launcher);
+		wait = run_scouts(&launcher);
+		wait = Min(wait, run_workers(&launcher));
+		wait = Min(wait, TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+														 launcher.next_scan));
+		MemoryContextSwitchTo(cycle);
+		MemoryContextReset(cycle);
+
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 wait, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}
+
+/*
+ * Entry point of a scout: fill the slots of one database's subscriptions.
+ */
+void
+oi_scout_main(Datum arg)
+{
+	OiFound    *found = NULL;
+	int			n = 0;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg), InvalidOid, 0);
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (oi_extension_present())
+		found = oi_subscriptions_found(&n);
+	oi_shmem_sync_database(MyDatabaseId, found, n);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+
+	oi_shmem_wake_launcher();
+}

@@ -1,0 +1,129 @@
+/*-------------------------------------------------------------------------
+ *
+ * order_sink.h
+ *		The interface between a subscription's worker and a sink.
+ *
+ * A sink is a shared library, order_idempotency_<name>, that exports
+ * _PG_order_sink_init.  It is loaded only by the worker of a subscription
+ * whose server belongs to the foreign-data wrapper of that same name.
+ *
+ * Life cycle: check_configured, startup, any number of deliver, shutdown.
+ * All of them run outside of transactions: a sink sees no table, and may wait
+ * for its receiver without holding a snapshot.  After a callback raised an
+ * ERROR the worker cleans up as an aborting transaction would and calls
+ * again later: deliver if startup had returned, else startup, before which
+ * shutdown is called, so that a half-started sink can let go of what it has.
+ *
+ * No callback may block for longer than a second without reaching
+ * CHECK_FOR_INTERRUPTS().  Threads of a library must not call PostgreSQL's
+ * functions, must be started with all signals blocked, and must be joined in
+ * shutdown.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OI_ORDER_SINK_H
+#define OI_ORDER_SINK_H
+
+#include "datatype/timestamp.h"
+#include "lib/stringinfo.h"
+#include "nodes/pg_list.h"
+#include "utils/uuid.h"
+
+/* changes with every change of what is below */
+#define OI_SINK_MAGIC 0x4F495301
+
+/* bounds of one call of deliver, and so of what a crash leaves unrecorded */
+#define OI_SINK_MAX_EVENTS 5000
+#define OI_SINK_MAX_BYTES (8 * 1024 * 1024)	/* or one larger event */
+
+/*
+ * What became of an event.  Zero is what an event has before it is handed
+ * over, so one that is forgotten is sent again.
+ */
+typedef enum OiSinkOutcome
+{
+	OI_SINK_RETRY = 0,			/* not there, or unknown: send it again */
+	OI_SINK_DELIVERED,			/* the receiver has it for good */
+	OI_SINK_REJECTED			/* the receiver will never take it */
+} OiSinkOutcome;
+
+/* one header that travels with an event */
+typedef struct OiSinkHeader
+{
+	const char *name;
+	const char *value;
+} OiSinkHeader;
+
+/* One event.  All text is valid UTF-8, whatever the database's encoding. */
+typedef struct OiSinkEvent
+{
+	int64		position;		/* in the log; may be issued again after a failover */
+	pg_uuid_t	event_id;		/* never is, and the same on every attempt */
+	const char *event_id_text;
+	const char *key;			/* the order's key, or emit_event's */
+	int			version;		/* of the order; 0: none */
+	const char *type;
+	const char *topic;			/* where to, expanded */
+	const char *payload;		/* JSON, or NULL */
+	int			nheaders;
+	const OiSinkHeader *headers;
+	TimestampTz created_at;
+
+	/* filled by deliver */
+	OiSinkOutcome outcome;
+	const char *reason;			/* of anything but delivered; may be NULL */
+} OiSinkEvent;
+
+/* What a sink knows of the subscription that it serves.  Grows at its end. */
+typedef struct OiSinkState
+{
+	void	   *private_data;	/* the sink's own */
+	MemoryContext context;		/* lives from startup to shutdown */
+	const char *subscription;
+	const char *topic;
+	const char *source;			/* CloudEvents "source", a URI in ASCII */
+	List	   *options;		/* DefElems of the server */
+	List	   *user_options;	/* DefElems of the owner's user mapping */
+} OiSinkState;
+
+typedef struct OiSinkCallbacks
+{
+	uint32		magic;			/* OI_SINK_MAGIC */
+
+	/* optional: NULL, or what is missing in the configuration */
+	const char *(*check_configured) (OiSinkState *state);
+
+	/* optional: connect, allocate */
+	void		(*startup) (OiSinkState *state);
+
+	/*
+	 * Required: deliver events, in their order, until the deadline, and fill
+	 * an outcome for each.  Where an event is not delivered, none of the same
+	 * key behind it may be.  An ERROR means that all of them are to be sent
+	 * again.  CurrentMemoryContext is reset after the call and what came of it
+	 * is noted.
+	 */
+	void		(*deliver) (OiSinkState *state, OiSinkEvent *events, int n,
+							TimestampTz deadline);
+
+	/* optional: disconnect, free, join threads; must not raise an ERROR */
+	void		(*shutdown) (OiSinkState *state);
+} OiSinkCallbacks;
+
+typedef const OiSinkCallbacks *(*OiSinkInit) (void);
+
+/* what a sink's library exports */
+extern PGDLLEXPORT const OiSinkCallbacks *
+			_PG_order_sink_init(void);
+
+/* the value of an option, or NULL */
+extern PGDLLEXPORT const char *oi_sink_option(List *options, const char *name);
+
+/* one event as a structured CloudEvent: a line of JSON, without the newline */
+extern PGDLLEXPORT void oi_cloudevent_append(StringInfo buf, const OiSinkState *state,
+											 const OiSinkEvent *event);
+
+/* the CloudEvents source of a database; needs a transaction */
+extern PGDLLEXPORT char *oi_cloudevent_source(const char *database);
+
+#endif							/* OI_ORDER_SINK_H */

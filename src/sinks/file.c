@@ -1,0 +1,421 @@
+/*-------------------------------------------------------------------------
+ *
+ * file.c
+ *		The sink "file": JSON lines, one CloudEvent a line.
+ *
+ * Server option path names a directory, the topic a file in it, which is
+ * created if need be.  A batch is one write to the end of the file, then an
+ * fsync; only then is it delivered.
+ *
+ * Exactly once: a crash may leave a batch in the file, whole or cut short,
+ * that the database does not know to be delivered.  It can only be at the
+ * file's end, and no more than OI_SINK_MAX_EVENTS lines.  So at the start a
+ * last line without its newline is cut off, and the ids of as many lines
+ * are remembered: an event with one of them is there already.  After a write
+ * that failed the file is cut back to where it was.
+ *
+ * An exclusive lock on the file keeps a second writer away, such as another
+ * subscription with the same file.  If the file was renamed or removed, as log
+ * rotation does, the next batch goes to a new one.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/file_perm.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "order_sink.h"
+#include "pgstat.h"
+#include "storage/fd.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/hsearch.h"
+#include "utils/wait_event.h"
+
+PG_MODULE_MAGIC;
+
+/* how much of the file is read at a time */
+#define BLOCK_SIZE 65536
+
+/* what a line begins with, as oi_cloudevent_append writes it; the id follows */
+#define LINE_START "{\"specversion\":\"1.0\",\"id\":\""
+#define UUID_TEXT_LEN 36
+#define LINE_HEAD_LEN (sizeof(LINE_START) - 1 + UUID_TEXT_LEN)
+
+typedef struct FileSink
+{
+	int			fd;				/* -1: not open */
+	char	   *directory;
+	char	   *path;
+	bool		sync;
+	struct stat identity;		/* of the file that is open */
+	off_t		broken_from;	/* a write failed that began here; -1: none */
+	HTAB	   *written;		/* ids of events in the file, maybe unrecorded */
+} FileSink;
+
+/*
+ * Raise the error of a failed call on the file.
+ */
+static void
+report_failure(const char *what, const char *path)
+{
+	ereport(ERROR,
+			(errcode_for_file_access(),
+			 errmsg("could not %s file \"%s\": %m", what, path)));
+}
+
+/*
+ * Callback: is everything there?
+ */
+static const char *
+file_check_configured(OiSinkState *state)
+{
+	if (oi_sink_option(state->options, "path") == NULL)
+		return "option \"path\" is missing";
+	if (state->topic == NULL)
+		return "there is no topic";
+	return NULL;
+}
+
+/*
+ * Flush a descriptor, unless told not to.
+ */
+static void
+sync_fd(const FileSink *sink, int fd, const char *path)
+{
+	int			result;
+
+	if (!sink->sync)
+		return;
+	pgstat_report_wait_start(PG_WAIT_EXTENSION);
+	result = pg_fsync(fd);
+	pgstat_report_wait_end();
+	if (result != 0)
+		report_failure("fsync", path);
+}
+
+/*
+ * Flush the directory, so that a new file's name is durable.
+ */
+static void
+sync_directory(const FileSink *sink)
+{
+	int			fd = OpenTransientFile(sink->directory, O_RDONLY);
+
+	if (fd < 0)
+		report_failure("open", sink->directory);
+	sync_fd(sink, fd, sink->directory);
+	CloseTransientFile(fd);
+}
+
+/*
+ * Close the file, which lets go of its lock.
+ */
+static void
+close_file(FileSink *sink)
+{
+	if (sink->fd < 0)
+		return;
+	close(sink->fd);
+	ReleaseExternalFD();
+	sink->fd = -1;
+}
+
+/*
+ * Is the file that is open still the one of that name?
+ */
+static bool
+is_same_file(const FileSink *sink)
+{
+	struct stat named;
+
+	if (sink->fd < 0 || lstat(sink->path, &named) != 0)
+		return false;
+	return named.st_dev == sink->identity.st_dev &&
+		named.st_ino == sink->identity.st_ino;
+}
+
+/*
+ * Open the file and lock it.  A symbolic link is not followed: who may write
+ * to the directory must not choose what the server writes to.
+ */
+static void
+open_file(FileSink *sink)
+{
+	ReserveExternalFD();
+	sink->fd = BasicOpenFilePerm(sink->path, O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW | PG_BINARY,
+								 pg_file_create_mode);
+	if (sink->fd < 0)
+	{
+		ReleaseExternalFD();
+		report_failure("open", sink->path);
+	}
+	if (flock(sink->fd, LOCK_EX | LOCK_NB) != 0)
+	{
+		if (errno != EWOULDBLOCK)
+			report_failure("lock", sink->path);
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("file \"%s\" is being written to by another process", sink->path)));
+	}
+	if (fstat(sink->fd, &sink->identity) != 0)
+		report_failure("stat", sink->path);
+	if (!S_ISREG(sink->identity.st_mode))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a regular file", sink->path)));
+	if (!is_same_file(sink))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("file \"%s\" was replaced while it was opened", sink->path)));
+}
+
+/*
+ * Read from a place in the file; all that was asked for has to be there.
+ */
+static void
+read_at(const FileSink *sink, char *buf, size_t len, off_t at)
+{
+	ssize_t		got = pg_pread(sink->fd, buf, len, at);
+
+	if (got < 0)
+		report_failure("read", sink->path);
+	if ((size_t) got != len)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("could not read file \"%s\": read %zd of %zu",
+						sink->path, got, len)));
+}
+
+/*
+ * Remember the event of a line that begins at a place in the file, if there
+ * is one of ours.
+ */
+static void
+remember_line(FileSink *sink, off_t at, off_t size)
+{
+	char		head[LINE_HEAD_LEN + 1];
+	Datum		id;
+
+	if (size - at < (off_t) LINE_HEAD_LEN)
+		return;
+	read_at(sink, head, LINE_HEAD_LEN, at);
+	head[LINE_HEAD_LEN] = '\0';
+	if (strncmp(head, LINE_START, strlen(LINE_START)) != 0 ||
+		strspn(head + strlen(LINE_START), "0123456789abcdef-") != UUID_TEXT_LEN)
+		return;
+	id = DirectFunctionCall1(uuid_in, CStringGetDatum(head + strlen(LINE_START)));
+	(void) hash_search(sink->written, DatumGetUUIDP(id), HASH_ENTER, NULL);
+}
+
+/*
+ * Walk back from the file's end over the newlines of its last lines.  Returns
+ * where the last line that is whole ends; the events of the last lines are
+ * remembered.
+ */
+static off_t
+read_tail(FileSink *sink, off_t size)
+{
+	char	   *block = palloc(BLOCK_SIZE);
+	off_t		start = size;
+	off_t		whole = -1;
+	int			lines = 0;
+
+	while (start > 0 && lines < OI_SINK_MAX_EVENTS)
+	{
+		int			len = (int) Min(start, BLOCK_SIZE);
+
+		CHECK_FOR_INTERRUPTS();
+		start -= len;
+		read_at(sink, block, len, start);
+		for (int i = len - 1; i >= 0 && lines < OI_SINK_MAX_EVENTS; i--)
+		{
+			if (block[i] != '\n')
+				continue;
+			if (whole < 0)
+				whole = start + i + 1;
+			else
+			{
+				remember_line(sink, start + i + 1, whole);
+				lines++;
+			}
+		}
+	}
+	if (start == 0 && whole > 0 && lines < OI_SINK_MAX_EVENTS)
+		remember_line(sink, 0, whole);
+	pfree(block);
+
+	return Max(whole, 0);
+}
+
+/*
+ * Open the file and bring it into a state to go on from.
+ */
+static void
+enter_file(FileSink *sink)
+{
+	off_t		whole;
+
+	open_file(sink);
+	whole = read_tail(sink, sink->identity.st_size);
+	if (whole < sink->identity.st_size && ftruncate(sink->fd, whole) != 0)
+		report_failure("truncate", sink->path);
+	sink->broken_from = -1;
+
+	/* what was remembered counts as delivered, so it has to be durable */
+	sync_fd(sink, sink->fd, sink->path);
+	sync_directory(sink);
+}
+
+/*
+ * Callback: open the file.
+ */
+static void
+file_startup(OiSinkState *state)
+{
+	MemoryContext old = MemoryContextSwitchTo(state->context);
+	FileSink   *sink = palloc0(sizeof(FileSink));
+	const char *sync = oi_sink_option(state->options, "fsync");
+	HASHCTL		ctl = {0};
+
+	state->private_data = sink;
+	sink->fd = -1;
+	sink->broken_from = -1;
+	sink->directory = pstrdup(oi_sink_option(state->options, "path"));
+	sink->path = psprintf("%s/%s", sink->directory, state->topic);
+	if (sync == NULL || !parse_bool(sync, &sink->sync))
+		sink->sync = true;
+
+	ctl.keysize = sizeof(pg_uuid_t);
+	ctl.entrysize = sizeof(pg_uuid_t);
+	ctl.hcxt = state->context;
+	sink->written = hash_create("order_idempotency file", 1024, &ctl,
+								HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	MemoryContextSwitchTo(old);
+
+	enter_file(sink);
+}
+
+/*
+ * Undo a write that failed, so that no part of it is read by anyone, or taken
+ * for durable by us.
+ */
+static void
+repair_file(FileSink *sink)
+{
+	struct stat now;
+
+	if (sink->broken_from < 0)
+		return;
+	if (fstat(sink->fd, &now) != 0)
+		report_failure("stat", sink->path);
+	if (now.st_size > sink->broken_from &&
+		ftruncate(sink->fd, sink->broken_from) != 0)
+		report_failure("truncate", sink->path);
+	sink->broken_from = -1;
+}
+
+/*
+ * Append bytes to the file, durably.
+ */
+static void
+write_durably(FileSink *sink, const char *data, size_t len)
+{
+	struct stat now;
+
+	if (fstat(sink->fd, &now) != 0)
+		report_failure("stat", sink->path);
+	sink->broken_from = now.st_size;
+
+	while (len > 0)
+	{
+		ssize_t		written;
+
+		errno = 0;
+		pgstat_report_wait_start(PG_WAIT_EXTENSION);
+		written = write(sink->fd, data, len);
+		pgstat_report_wait_end();
+		if (written < 0 && errno == EINTR)
+			continue;
+		if (written <= 0)
+		{
+			if (errno == 0)
+				errno = ENOSPC;
+			report_failure("write to", sink->path);
+		}
+		data += written;
+		len -= written;
+	}
+
+	sync_fd(sink, sink->fd, sink->path);
+	sink->broken_from = -1;
+}
+
+/*
+ * Callback: append the events of a batch that are not in the file yet.
+ */
+static void
+file_deliver(OiSinkState *state, OiSinkEvent *events, int n, TimestampTz deadline)
+{
+	FileSink   *sink = state->private_data;
+	StringInfoData lines;
+
+	repair_file(sink);
+	if (!is_same_file(sink))
+	{
+		close_file(sink);
+		enter_file(sink);
+	}
+
+	initStringInfo(&lines);
+	for (int i = 0; i < n; i++)
+	{
+		if (hash_search(sink->written, &events[i].event_id, HASH_FIND, NULL))
+			continue;
+		oi_cloudevent_append(&lines, state, &events[i]);
+		appendStringInfoChar(&lines, '\n');
+	}
+	if (lines.len > 0)
+		write_durably(sink, lines.data, lines.len);
+
+	for (int i = 0; i < n; i++)
+	{
+		(void) hash_search(sink->written, &events[i].event_id, HASH_REMOVE, NULL);
+		events[i].outcome = OI_SINK_DELIVERED;
+	}
+}
+
+/*
+ * Callback: close the file.
+ */
+static void
+file_shutdown(OiSinkState *state)
+{
+	FileSink   *sink = state->private_data;
+
+	if (sink != NULL)
+		close_file(sink);
+}
+
+static const OiSinkCallbacks file_callbacks = {
+	.magic = OI_SINK_MAGIC,
+	.check_configured = file_check_configured,
+	.startup = file_startup,
+	.deliver = file_deliver,
+	.shutdown = file_shutdown
+};
+
+/*
+ * What the loader looks up.
+ */
+const OiSinkCallbacks *
+_PG_order_sink_init(void)
+{
+	return &file_callbacks;
+}

@@ -1,0 +1,33 @@
+/*-------------------------------------------------------------------------
+ *
+ * subscription.h
+ *		Creating, dropping and finding subscriptions.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OI_SUBSCRIPTION_H
+#define OI_SUBSCRIPTION_H
+
+#include "foreign/foreign.h"
+#include "shmem.h"
+#include "utils/array.h"
+#include "utils/jsonb.h"
+
+/* a server of this wrapper, with the sink's name behind it, is a sink */
+#define OI_SINK_PREFIX "order_idempotency_"
+
+/* default of the option batch_size */
+#define OI_BATCH_SIZE 500
+
+/* in subscription.c */
+extern OiFound *oi_subscriptions_found(int *n);
+
+/* in subscription_args.c */
+extern void oi_check_subscription_name(const char *name);
+extern void oi_check_event_types(ArrayType *types);
+extern void oi_check_options(Jsonb *options, bool *from_start);
+extern void oi_check_topic(const char *sink, const char *topic);
+extern const char *oi_check_server(const ForeignServer *server,
+								   const ForeignDataWrapper *wrapper, Oid owner);
+
+#endif							/* OI_SUBSCRIPTION_H */
