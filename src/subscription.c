@@ -163,7 +163,7 @@ oi_subscriptions_found(int *n)
 		if (*n == size)
 			found = repalloc(found, sizeof(OiFound) * (size *= 2));
 		found[*n].subscription = DatumGetInt32(slot_getattr(slot, SUB_ID, &isnull));
-		found[*n].owner = DatumGetObjectId(slot_getattr(table.row, SUB_OWNER, &isnull));
+		found[*n].owner = DatumGetObjectId(slot_getattr(slot, SUB_OWNER, &isnull));
 		(*n)++;
 	}
 	table_endscan(scan);
