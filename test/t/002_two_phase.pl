@@ -29,7 +29,7 @@ sub work
 
 	return <<~"SQL";
 	SELECT outcome FROM order_idempotency.claim_key('$name-key', '[1]');
-	SELECT order_idempotency.complete_key('$name-key', '"done"');
+	SELECT order_idempotency.complete_key('$name-key', '"$name-done"');
 	SELECT outcome FROM order_idempotency.claim_key('$name-leased', lease => '1 hour');
 	SELECT outcome FROM order_idempotency.create_order('$name-order', 100, 'EUR', 'alice');
 	SELECT outcome FROM order_idempotency.transition_order('$name-order', 'paid', 'r1');
@@ -45,8 +45,9 @@ sub found
 	my ($name) = @_;
 
 	return $node->safe_psql('postgres', <<~"SQL");
-	SELECT 'claim ' || key || COALESCE(' ' || response::text, '')
-	FROM order_idempotency.claims WHERE key LIKE '$name-%'
+	SELECT 'claim ' || COALESCE(response::text, key)
+	FROM order_idempotency.claims
+	WHERE key LIKE '$name-%' OR response::text LIKE '"$name-%'
 	UNION ALL
 	SELECT 'order ' || key || ' ' || state || ' ' || version
 	FROM order_idempotency.orders WHERE key LIKE '$name-%'
@@ -73,7 +74,7 @@ sub after
 {
 	my ($name) = @_;
 
-	return join "\n", "claim $name-key \"done\"", "claim $name-leased",
+	return join "\n", "claim \"$name-done\"", "claim $name-leased",
 	  "event $name-emitted parcel.sent",
 	  "event $name-old order.created",
 	  "event $name-old order.paid",
@@ -175,7 +176,7 @@ foreach my $i (0, 1)
 }
 $waiters->wait_blocked(2);
 $node->safe_psql('postgres', "COMMIT PREPARED 'commit'");
-is($waiters->collect(0), "replayed|\"done\"\n",
+is($waiters->collect(0), "replayed|\"commit-done\"\n",
 	'COMMIT PREPARED gives the waiter the result');
 $node->safe_psql('postgres', "ROLLBACK PREPARED 'rollback'");
 is($waiters->collect(1), "claimed|\n",
@@ -183,9 +184,8 @@ is($waiters->collect(1), "claimed|\n",
 $waiters->quit;
 
 is(found('commit'), after('commit'), 'what was committed is all there');
-is( found('rollback'),
-	"claim rollback-key\n" . before('rollback'),
-	'of what was rolled back there is only what the waiter did');
+is(found('rollback'), before('rollback'),
+	'of what was rolled back nothing is');
 is( $node->safe_psql('postgres', <<~'SQL'),
 	SELECT outcome FROM order_idempotency.claim_key('commit-key', '[1]');
 	SELECT outcome FROM order_idempotency.claim_key('commit-leased');
@@ -196,13 +196,14 @@ is( $node->safe_psql('postgres', <<~'SQL'),
 	join("\n", qw(replayed in_progress replayed replayed refused)),
 	'keys of the committed one are taken');
 is( $node->safe_psql('postgres', <<~'SQL'),
+	SELECT outcome FROM order_idempotency.claim_key('rollback-key');
 	SELECT outcome FROM order_idempotency.claim_key('rollback-leased');
 	SELECT outcome FROM order_idempotency.create_order('rollback-order', 100, 'EUR', 'alice');
 	SELECT outcome FROM order_idempotency.transition_order('rollback-old', 'paid', 'r1');
 	SELECT outcome FROM order_idempotency.create_order('rollback-tomb', 1, 'EUR', on_conflict => 'report');
 	SQL
-	join("\n", qw(claimed created applied created)),
-	'keys of the one rolled back are free');
+	join("\n", qw(replayed claimed created applied created)),
+	'keys of the one rolled back are free, but for what the waiter did');
 
 # Committed by another session, and then lost power: it stays.
 $node->safe_psql('postgres',
