@@ -1,0 +1,22 @@
+/*-------------------------------------------------------------------------
+ *
+ * fingerprint.h
+ *		Hashes of keys and requests.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OI_FINGERPRINT_H
+#define OI_FINGERPRINT_H
+
+#include "common/sha2.h"
+#include "utils/jsonb.h"
+#include "utils/uuid.h"
+
+#define OI_FINGERPRINT_LENGTH PG_SHA256_DIGEST_LENGTH
+
+extern void oi_fingerprint_key(const text *scope, const text *key,
+							   pg_uuid_t *hash);
+extern void oi_fingerprint_request(Jsonb *request,
+								   uint8 hash[OI_FINGERPRINT_LENGTH]);
+
+#endif							/* OI_FINGERPRINT_H */

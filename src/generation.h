@@ -1,0 +1,34 @@
+/*-------------------------------------------------------------------------
+ *
+ * generation.h
+ *		Which of a store's tables are in use.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OI_GENERATION_H
+#define OI_GENERATION_H
+
+#include "relation.h"
+
+/* what is kept in generations */
+typedef enum OiStore
+{
+	OI_STORE_CLAIMS,
+	OI_STORE_OUTBOX,
+	OI_STORE_COUNT
+} OiStore;
+
+/* the slots that hold rows, oldest first; the last one is current */
+typedef struct OiGenerations
+{
+	int			nlive;
+	int			live[OI_SLOTS];
+} OiGenerations;
+
+extern void oi_generation_init(void);
+extern OiGenerations oi_generations(OiStore store);
+extern int	oi_generation_current(const OiGenerations *generations);
+extern void oi_generation_gate(void);
+extern void oi_generation_ungate(void);
+
+#endif							/* OI_GENERATION_H */

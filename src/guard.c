@@ -1,0 +1,353 @@
+/*-------------------------------------------------------------------------
+ *
+ * guard.c
+ *		The triggers through which every change of an order has to go.
+ *
+ * BEFORE UPDATE: a change of state raises the version, moves the money status
+ * and adds a step to the history.  AFTER UPDATE: the change as it was stored,
+ * whatever other triggers did to it, is verified against the lifecycle and the
+ * columns that never change; then it has its effects.  The transition
+ * functions come this way too; they only leave word of what they know besides
+ * the new state (request key, reason, payload, headers).
+ *
+ * An INSERT is an import, and unguarded.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "commands/trigger.h"
+#include "fmgr.h"
+#include "storage/proc.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "errors.h"
+#include "order.h"
+#include "outbox.h"
+#include "rules.h"
+
+/* both versions of a row that an UPDATE changes */
+typedef struct RowPair
+{
+	TupleDesc	desc;
+	Datum		old_values[OI_ORDER_COUNT];
+	bool		old_nulls[OI_ORDER_COUNT];
+	Datum		new_values[OI_ORDER_COUNT];
+	bool		new_nulls[OI_ORDER_COUNT];
+	OiOrder		old;
+	OiOrder		new;
+} RowPair;
+
+/*
+ * The change that a function of ours is about to make.  It is good for this
+ * subtransaction only, so an error leaves nothing behind that counts.
+ */
+static struct
+{
+	const OiOrderCall *call;
+	int			version;		/* that the change will make */
+	LocalTransactionId lxid;
+	SubTransactionId subxid;
+}			expected;
+
+PG_FUNCTION_INFO_V1(oi_guard_change);
+PG_FUNCTION_INFO_V1(oi_guard_verify);
+PG_FUNCTION_INFO_V1(oi_guard_removal);
+PG_FUNCTION_INFO_V1(oi_guard_append_only);
+
+/* Announces a change, or with NULL that it is over. */
+void
+oi_guard_expect(const OiOrderCall *call, int version)
+{
+	expected.call = call;
+	expected.version = version;
+	expected.lxid = MyProc->lxid;
+	expected.subxid = GetCurrentSubTransactionId();
+}
+
+/* The announced change that makes this version of the order, or NULL. */
+static const OiOrderCall *
+expected_call(const OiOrder *order, int version)
+{
+	if (expected.call == NULL ||
+		expected.lxid != MyProc->lxid ||
+		expected.subxid != GetCurrentSubTransactionId() ||
+		expected.version != version ||
+		!oi_text_equal(expected.call->key, order->key))
+		return NULL;
+	return expected.call;
+}
+
+/* Raises OI003 for a state that the order cannot go to. */
+void
+oi_report_illegal(const OiOrder *order, const char *to_state)
+{
+	char	   *allowed = oi_order_allowed(order);
+
+	ereport(ERROR,
+			(errcode(ERRCODE_OI_ILLEGAL_TRANSITION),
+			 errmsg("order \"%s\" cannot change to state \"%s\"",
+					text_to_cstring(order->key), to_state),
+			 errdetail("The order is in state \"%s\".",
+					   text_to_cstring(order->state)),
+			 allowed ? errhint("Allowed states: %s.", allowed) :
+			 errhint("No change is allowed any more.")));
+}
+
+/* The context of a row-level UPDATE trigger on orders. */
+static TriggerData *
+update_trigger(FunctionCallInfo fcinfo)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ||
+		!TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ||
+		RelationGetDescr(trigger->tg_relation)->natts != OI_ORDER_COUNT)
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function must be called as an UPDATE trigger of table \"order_idempotency.orders\"")));
+	return trigger;
+}
+
+/* Takes both rows apart. */
+static void
+read_pair(TriggerData *trigger, RowPair *pair)
+{
+	pair->desc = RelationGetDescr(trigger->tg_relation);
+	heap_deform_tuple(trigger->tg_trigtuple, pair->desc,
+					  pair->old_values, pair->old_nulls);
+	heap_deform_tuple(trigger->tg_newtuple, pair->desc,
+					  pair->new_values, pair->new_nulls);
+	oi_order_read(pair->old_values, pair->old_nulls, &pair->old);
+}
+
+/* The step that a change to a new state adds to the history. */
+static void
+make_step(const OiOrder *old, const OiOrder *new, OiStep *step)
+{
+	const OiOrderCall *call = expected_call(old, old->version + 1);
+
+	memset(step, 0, sizeof(OiStep));
+	step->version = old->version + 1;
+	step->state = new->state;
+	step->at = GetCurrentTimestamp();
+	oi_event_id_generate(&step->event_id, step->at);
+	step->has_event = true;
+	if (call)
+	{
+		step->request_key = call->request_key;
+		step->reason = call->reason;
+	}
+}
+
+/* Where the money will be; as it was if the change is not a legal one. */
+static OiMoney
+money_after_change(const OiOrder *old, const OiOrder *new)
+{
+	const OiTransition *t = oi_lifecycle_find(oi_rules(),
+											  text_to_cstring(old->state),
+											  text_to_cstring(new->state));
+	OiMoney		before = oi_order_money(old);
+	OiMoney		after = t ? oi_money_after(before, t->effect) :
+		OI_MONEY_UNKNOWN;
+
+	return after != OI_MONEY_UNKNOWN ? after : before;
+}
+
+/* Trigger, BEFORE UPDATE of each row: completes a change of state. */
+Datum
+oi_guard_change(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = update_trigger(fcinfo);
+	int			columns[] = {OI_ORDER_VERSION + 1, OI_ORDER_CHANGED_AT + 1,
+	OI_ORDER_MONEY_STATUS + 1, OI_ORDER_HISTORY + 1};
+	Datum		values[lengthof(columns)];
+	bool		nulls[lengthof(columns)] = {0};
+	RowPair		pair;
+	OiStep		step;
+	OiMoney		money;
+
+	read_pair(trigger, &pair);
+	if (pair.new_nulls[OI_ORDER_STATE])
+		return PointerGetDatum(trigger->tg_newtuple);	/* NOT NULL refuses */
+	pair.new.state = DatumGetTextPP(pair.new_values[OI_ORDER_STATE]);
+	if (oi_text_equal(pair.old.state, pair.new.state))
+		return PointerGetDatum(trigger->tg_newtuple);
+
+	make_step(&pair.old, &pair.new, &step);
+	money = money_after_change(&pair.old, &pair.new);
+	values[0] = Int32GetDatum(step.version);
+	values[1] = TimestampTzGetDatum(step.at);
+	nulls[2] = money == OI_MONEY_UNKNOWN;
+	values[2] = nulls[2] ? (Datum) 0 :
+		CStringGetTextDatum(oi_money_name(money));
+	values[3] = PointerGetDatum(oi_history_append(DatumGetArrayTypeP(pair.old.history),
+												  oi_order_step_type(pair.desc),
+												  &step));
+	return PointerGetDatum(heap_modify_tuple_by_cols(trigger->tg_newtuple,
+													 pair.desc,
+													 lengthof(columns),
+													 columns, values, nulls));
+}
+
+/* Is a column the same in both rows? */
+static bool
+column_kept(const RowPair *pair, int column)
+{
+	Form_pg_attribute att = TupleDescAttr(pair->desc, column);
+	Datum		a = pair->old_values[column];
+	Datum		b = pair->new_values[column];
+
+	if (pair->old_nulls[column] || pair->new_nulls[column])
+		return pair->old_nulls[column] == pair->new_nulls[column];
+
+	/* the usual case of a large payload: still the same toasted value */
+	if (att->attlen == -1 &&
+		VARATT_IS_EXTERNAL_ONDISK(DatumGetPointer(a)) &&
+		VARATT_IS_EXTERNAL_ONDISK(DatumGetPointer(b)) &&
+		memcmp(DatumGetPointer(a), DatumGetPointer(b),
+			   VARSIZE_EXTERNAL(DatumGetPointer(a))) == 0)
+		return true;
+	return datum_image_eq(a, b, att->attbyval, att->attlen);
+}
+
+/* Raises OI003 if a column changed that the kind of change must keep. */
+static void
+check_columns(const RowPair *pair, bool state_changed)
+{
+	for (int i = 0; i < OI_ORDER_COUNT; i++)
+	{
+		if (state_changed &&
+			(i == OI_ORDER_STATE || i == OI_ORDER_VERSION ||
+			 i == OI_ORDER_CHANGED_AT || i == OI_ORDER_MONEY_STATUS ||
+			 i == OI_ORDER_HISTORY))
+			continue;
+		if (!column_kept(pair, i))
+			ereport(ERROR,
+					(errcode(ERRCODE_OI_ILLEGAL_TRANSITION),
+					 errmsg("column \"%s\" of order \"%s\" cannot be changed",
+							NameStr(TupleDescAttr(pair->desc, i)->attname),
+							text_to_cstring(pair->old.key)),
+					 errhint("An order changes its state, by order_idempotency.transition_order; everything else of it follows from that or stays.")));
+	}
+}
+
+/*
+ * Finds the transition of a change of state, or raises OI003.  The lifecycle
+ * must have it, and its effect must start from where the money is.
+ */
+static const OiTransition *
+check_transition(const RowPair *pair)
+{
+	const OiTransition *t = NULL;
+	OiMoney		after = OI_MONEY_UNKNOWN;
+	char	   *to_state = text_to_cstring(pair->new.state);
+
+	if (!pair->old.tombstone)
+		t = oi_lifecycle_find(oi_rules(), text_to_cstring(pair->old.state),
+							  to_state);
+	if (t)
+		after = oi_money_after(oi_order_money(&pair->old), t->effect);
+	if (after == OI_MONEY_UNKNOWN)
+		oi_report_illegal(&pair->old, to_state);
+	if (pair->new.money != after)
+		ereport(ERROR,
+				(errcode(ERRCODE_OI_ILLEGAL_TRANSITION),
+				 errmsg("money status of order \"%s\" does not follow from its change",
+						text_to_cstring(pair->old.key)),
+				 errhint("Another trigger on table \"order_idempotency.orders\" changed the row.")));
+	return t;
+}
+
+/* Checks that version and history went on by the one step, and returns it. */
+static OiStep
+check_step(const RowPair *pair)
+{
+	ArrayType  *before = DatumGetArrayTypeP(pair->old.history);
+	ArrayType  *after = DatumGetArrayTypeP(pair->new.history);
+	OiStep	   *steps;
+	OiStep	   *last;
+	int			n;
+
+	n = oi_history_read(after, &steps);
+	last = n > 0 ? &steps[n - 1] : NULL;
+	if (last == NULL ||
+		!oi_history_continues(before, after) ||
+		pair->new.version != pair->old.version + 1 ||
+		last->version != pair->new.version ||
+		last->at != pair->new.changed_at ||
+		!last->has_event ||
+		!oi_text_equal(last->state, pair->new.state))
+		ereport(ERROR,
+				(errcode(ERRCODE_OI_ILLEGAL_TRANSITION),
+				 errmsg("history of order \"%s\" does not follow from its change",
+						text_to_cstring(pair->old.key)),
+				 errhint("Another trigger on table \"order_idempotency.orders\" changed the row.")));
+	return *last;
+}
+
+/* Trigger, AFTER UPDATE of each row: verifies, and has the effects. */
+Datum
+oi_guard_verify(PG_FUNCTION_ARGS)
+{
+	RowPair		pair;
+	OiChange	change = {0};
+	OiStep		step;
+	bool		state_changed;
+
+	read_pair(update_trigger(fcinfo), &pair);
+	oi_order_read(pair.new_values, pair.new_nulls, &pair.new);
+	state_changed = !oi_text_equal(pair.old.state, pair.new.state);
+	check_columns(&pair, state_changed);
+	if (!state_changed)
+		return PointerGetDatum(NULL);
+
+	step = check_step(&pair);
+	change.call = expected_call(&pair.new, pair.new.version);
+	change.from_state = pair.old.state;
+	change.step = &step;
+	change.transition = check_transition(&pair);
+	oi_effects(&pair.new, &change);
+	return PointerGetDatum(NULL);
+}
+
+/* Raises OI003 for a command that a table does not allow. */
+static void
+refuse_command(FunctionCallInfo fcinfo, const char *hint)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function must be called as a trigger")));
+	ereport(ERROR,
+			(errcode(ERRCODE_OI_ILLEGAL_TRANSITION),
+			 errmsg("rows of table \"%s\" cannot be %s",
+					RelationGetRelationName(trigger->tg_relation),
+					TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ? "updated" :
+					"deleted"),
+			 errhint("%s", hint)));
+}
+
+/* Trigger, BEFORE DELETE of a row or TRUNCATE: refuses. */
+Datum
+oi_guard_removal(PG_FUNCTION_ARGS)
+{
+	refuse_command(fcinfo, "An order is the memory of its key: without it a repeat would be a new order.");
+	return PointerGetDatum(NULL);
+}
+
+/* Trigger, BEFORE UPDATE, DELETE or TRUNCATE: refuses. */
+Datum
+oi_guard_append_only(PG_FUNCTION_ARGS)
+{
+	refuse_command(fcinfo, "The table is append-only.");
+	return PointerGetDatum(NULL);
+}

@@ -1,0 +1,79 @@
+/*-------------------------------------------------------------------------
+ *
+ * guc.c
+ *		Settings, order_idempotency.*.
+ *
+ * docs/reference.md has the table for users.  In alphabetical order.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "miscadmin.h"
+#include "utils/guc.h"
+
+#include "guc.h"
+
+char	   *oi_headers = NULL;
+int			oi_in_flight_wait = 5000;
+int			oi_key_retention = 7 * 24 * 60 * 60;
+int			oi_max_payload = 1024 * 1024;
+int			oi_max_subscriptions = 64;
+int			oi_pay_within = 0;
+int			oi_poll_interval = 1000;
+bool		oi_publish = true;
+
+/* Settings that only exist where the library is loaded with the server. */
+static void
+define_postmaster_settings(void)
+{
+	DefineCustomIntVariable("order_idempotency.max_subscriptions",
+							"Sets how many subscriptions the server can have workers for, in all databases together.",
+							NULL, &oi_max_subscriptions,
+							64, 1, 1024, PGC_POSTMASTER, 0,
+							NULL, NULL, NULL);
+}
+
+/* Called once, when the library is loaded. */
+void
+oi_guc_init(void)
+{
+	DefineCustomStringVariable("order_idempotency.headers",
+							   "Headers of events whose call gives none, as a JSON object of strings.",
+							   "For example {\"traceparent\": \"00-...\"}.  Empty: no headers.",
+							   &oi_headers, "", PGC_USERSET, 0,
+							   NULL, NULL, NULL);
+	DefineCustomIntVariable("order_idempotency.in_flight_wait",
+							"Sets how long a call waits for another transaction that holds the same key.",
+							"0: not at all.  -1: without limit.",
+							&oi_in_flight_wait, 5000, -1, INT_MAX,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("order_idempotency.key_retention",
+							"Sets how long claims are kept at least.",
+							"No lease may be longer.",
+							&oi_key_retention, 7 * 24 * 60 * 60, 1, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("order_idempotency.max_payload",
+							"Sets the largest payload, response or headers object, as stored.",
+							NULL, &oi_max_payload,
+							1024 * 1024, 1024, 256 * 1024 * 1024,
+							PGC_SUSET, GUC_UNIT_BYTE, NULL, NULL, NULL);
+	if (process_shared_preload_libraries_in_progress)
+		define_postmaster_settings();
+	DefineCustomIntVariable("order_idempotency.pay_within",
+							"Sets the time within which an order has to leave its initial state, where create_order is not told.",
+							"0: any time.",
+							&oi_pay_within, 0, 0, INT_MAX,
+							PGC_USERSET, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("order_idempotency.poll_interval",
+							"Sets how often an idle worker looks for events that nobody woke it for.",
+							NULL, &oi_poll_interval, 1000, 10, 3600000,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomBoolVariable("order_idempotency.publish",
+							 "Lets the workers of this server deliver events.",
+							 NULL, &oi_publish, true, PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+	MarkGUCPrefixReserved("order_idempotency");
+}

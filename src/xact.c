@@ -1,0 +1,97 @@
+/*-------------------------------------------------------------------------
+ *
+ * xact.c
+ *		What the extension adds to a transaction that writes through it.
+ *
+ * Before the commit: synchronous_commit is raised to "on" if it is less, as
+ * late as possible, so that nothing the session says after our function (SET
+ * LOCAL synchronous_commit = off) undoes it.  Only the transaction is
+ * affected.  A prepared transaction needs nothing: the server always flushes
+ * PREPARE and COMMIT PREPARED.
+ *
+ * After the commit: the subscriptions' workers in this database are woken if
+ * an event was written.  COMMIT PREPARED comes without that call, as would a
+ * crash right here; the workers' poll is the net.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "tcop/utility.h"
+#include "utils/guc.h"
+
+#include "shmem.h"
+#include "xact.h"
+
+/* has this transaction written through us?  an event? */
+static bool wrote = false;
+static bool wrote_event = false;
+
+/* Sees to it that the commit record will be flushed, here and on standbys. */
+static void
+raise_synchronous_commit(void)
+{
+	if (synchronous_commit < SYNCHRONOUS_COMMIT_ON)
+		(void) set_config_option("synchronous_commit", "on",
+								 PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_LOCAL, true, 0, false);
+}
+
+/* The server calls this at each step of every transaction's end. */
+static void
+xact_callback(XactEvent event, void *arg)
+{
+	bool		wake;
+
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+			if (wrote)
+				raise_synchronous_commit();
+			break;
+		case XACT_EVENT_COMMIT:
+			wake = wrote_event;
+			wrote = wrote_event = false;
+			if (wake)
+				oi_shmem_wake_database(MyDatabaseId);
+			break;
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			wrote = wrote_event = false;
+			break;
+		default:
+			break;
+	}
+}
+
+/* Called once, when the library is loaded. */
+void
+oi_xact_init(void)
+{
+	RegisterXactCallback(xact_callback, NULL);
+}
+
+/* Refuses to go on where the server would refuse a write. */
+void
+oi_xact_check_writable(const char *command)
+{
+	PreventCommandIfReadOnly(command);
+	PreventCommandIfParallelMode(command);
+	PreventCommandDuringRecovery(command);
+}
+
+/* Called before each write to one of our tables. */
+void
+oi_xact_note_write(void)
+{
+	wrote = true;
+}
+
+/* Called when an event was written. */
+void
+oi_xact_note_event(void)
+{
+	wrote_event = true;
+}
