@@ -463,12 +463,23 @@ $$;
 -- Dumps, privileges
 ----------------------------------------------------------------------------
 
-SELECT pg_catalog.pg_extension_config_dump(r, '')
-FROM pg_catalog.unnest(ARRAY[
-	'generations', 'claims_0', 'claims_1', 'claims_2', 'claims_3',
-	'lifecycle', 'orders', 'payment_deadlines', 'ledger',
-	'outbox_position', 'outbox_0', 'outbox_1', 'outbox_2', 'outbox_3',
-	'subscription_id', 'subscriptions', 'subscription_cursors']::pg_catalog.regclass[]) AS r;
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.generations', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.claims_0', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.claims_1', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.claims_2', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.claims_3', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.lifecycle', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.orders', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.payment_deadlines', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.ledger', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.outbox_position', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.outbox_0', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.outbox_1', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.outbox_2', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.outbox_3', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.subscription_id', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.subscriptions', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.subscription_cursors', '');
 
 REVOKE ALL ON ALL TABLES IN SCHEMA order_idempotency FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA order_idempotency FROM PUBLIC;
