@@ -17,9 +17,6 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
-#include "access/sysattr.h"
-#include "access/xact.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -28,51 +25,12 @@
 #include "utils/uuid.h"
 
 #include "claim.h"
+#include "claim_store.h"
 #include "errors.h"
 #include "fingerprint.h"
 #include "generation.h"
 #include "guc.h"
 #include "lookup.h"
-
-/* the columns of the claims tables */
-enum
-{
-	COL_KEY_HASH,
-	COL_CLAIMED_AT,
-	COL_LEASE_UNTIL,
-	COL_COMPLETED_AT,
-	COL_ATTEMPT,
-	COL_REQUEST_HASH,
-	COL_SCOPE,
-	COL_KEY,
-	COL_RESPONSE,
-	COL_COUNT
-};
-
-StaticAssertDecl(OI_REL_CLAIMS_0 + OI_SLOTS - 1 == OI_REL_CLAIMS_3,
-				 "claims relations are consecutive");
-
-/* the generations, opened for one try */
-typedef struct Store
-{
-	int			ntables;
-	OiTable		tables[OI_SLOTS];
-	int			slots[OI_SLOTS];	/* which of the store's slots each is */
-	int			current;		/* index of the current one */
-	int			found;			/* index of the one that has the row */
-} Store;
-
-/* a stored claim */
-typedef struct Row
-{
-	TimestampTz claimed_at;
-	TimestampTz lease_until;	/* 0: none */
-	TimestampTz completed_at;	/* 0: not by complete_key */
-	int			attempt;
-	bytea	   *request_hash;	/* or NULL */
-	Datum		response;		/* 0: null */
-	bool		own;			/* written by the current transaction */
-} Row;
 
 static const char *const outcome_names[] = {
 	[OI_CLAIM_CLAIMED] = "claimed",
@@ -91,69 +49,6 @@ const char *
 oi_claim_outcome_name(OiClaimOutcome outcome)
 {
 	return outcome_names[outcome];
-}
-
-/*
- * Opens the generations that hold claims, oldest first.  SERIALIZABLE opens
- * all: a generation that begins later must find our predicate locks.
- */
-static void
-open_store(Store *store)
-{
-	OiGenerations g = oi_generations(OI_STORE_CLAIMS);
-
-	store->ntables = g.nlive;
-	memcpy(store->slots, g.live, sizeof(g.live));
-	store->current = g.nlive - 1;
-	for (int slot = 0; slot < OI_SLOTS && IsolationIsSerializable(); slot++)
-	{
-		bool		live = false;
-
-		for (int i = 0; i < g.nlive; i++)
-			live |= g.live[i] == slot;
-		if (!live)
-			store->slots[store->ntables++] = slot;
-	}
-	for (int i = 0; i < store->ntables; i++)
-		oi_table_open(&store->tables[i], OI_REL_CLAIMS_0 + store->slots[i],
-					  RowExclusiveLock);
-}
-
-/* Closes what open_store opened. */
-static void
-close_store(Store *store)
-{
-	for (int i = 0; i < store->ntables; i++)
-		oi_table_close(&store->tables[i]);
-}
-
-/* A column of the row found; 0 for null. */
-static Datum
-column(TupleTableSlot *slot, int col)
-{
-	bool		isnull;
-	Datum		value = slot_getattr(slot, col + 1, &isnull);
-
-	return isnull ? (Datum) 0 : value;
-}
-
-/* Reads the row found. */
-static void
-read_row(const Store *store, Row *row)
-{
-	TupleTableSlot *slot = store->tables[store->found].row;
-	bool		isnull;
-	Datum		hash = column(slot, COL_REQUEST_HASH);
-	Datum		xmin = slot_getsysattr(slot, MinTransactionIdAttributeNumber,
-									   &isnull);
-
-	row->claimed_at = DatumGetTimestampTz(column(slot, COL_CLAIMED_AT));
-	row->lease_until = DatumGetTimestampTz(column(slot, COL_LEASE_UNTIL));
-	row->completed_at = DatumGetTimestampTz(column(slot, COL_COMPLETED_AT));
-	row->attempt = DatumGetInt32(column(slot, COL_ATTEMPT));
-	row->request_hash = hash ? DatumGetByteaPP(hash) : NULL;
-	row->response = column(slot, COL_RESPONSE);
-	row->own = TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
 }
 
 /* The stored form of a request's fingerprint, NULL for none. */
@@ -204,14 +99,6 @@ lease_end(const Interval *lease, TimestampTz now)
 	return until;
 }
 
-/* Sets a column of a row to be stored. */
-static void
-set_column(TupleTableSlot *slot, int col, Datum value, bool isnull)
-{
-	slot->tts_values[col] = value;
-	slot->tts_isnull[col] = isnull;
-}
-
 /* Fills the columns that a claim and a repeated claim both set. */
 static void
 fill_claim(TupleTableSlot *slot, const OiClaimCall *call,
@@ -219,18 +106,18 @@ fill_claim(TupleTableSlot *slot, const OiClaimCall *call,
 {
 	bool		leased = answer->lease_until != 0;
 
-	set_column(slot, COL_CLAIMED_AT,
+	oi_claim_set_column(slot, OI_CLAIM_COL_CLAIMED_AT,
 			   TimestampTzGetDatum(answer->claimed_at), false);
-	set_column(slot, COL_LEASE_UNTIL,
+	oi_claim_set_column(slot, OI_CLAIM_COL_LEASE_UNTIL,
 			   TimestampTzGetDatum(answer->lease_until), !leased);
-	set_column(slot, COL_COMPLETED_AT, (Datum) 0, true);
-	set_column(slot, COL_ATTEMPT, Int32GetDatum(answer->attempt), false);
+	oi_claim_set_column(slot, OI_CLAIM_COL_COMPLETED_AT, (Datum) 0, true);
+	oi_claim_set_column(slot, OI_CLAIM_COL_ATTEMPT, Int32GetDatum(answer->attempt), false);
 	if (hash)
-		set_column(slot, COL_REQUEST_HASH, PointerGetDatum(hash), false);
+		oi_claim_set_column(slot, OI_CLAIM_COL_REQUEST_HASH, PointerGetDatum(hash), false);
 	/* who finds a lease abandoned wants to know the key itself */
-	set_column(slot, COL_SCOPE, PointerGetDatum(call->scope), !leased);
-	set_column(slot, COL_KEY, PointerGetDatum(call->key), !leased);
-	set_column(slot, COL_RESPONSE, (Datum) 0, true);
+	oi_claim_set_column(slot, OI_CLAIM_COL_SCOPE, PointerGetDatum(call->scope), !leased);
+	oi_claim_set_column(slot, OI_CLAIM_COL_KEY, PointerGetDatum(call->key), !leased);
+	oi_claim_set_column(slot, OI_CLAIM_COL_RESPONSE, (Datum) 0, true);
 }
 
 /* The answer of a claim that begins now. */
@@ -247,63 +134,23 @@ begin_claim(const OiClaimCall *call, int attempt, OiClaimAnswer *answer)
 
 /* Inserts a claim into the current generation.  False: somebody was faster. */
 static bool
-insert_claim(Store *store, const OiClaimCall *call, Datum key_hash,
+insert_claim(OiClaimStore *store, const OiClaimCall *call, Datum key_hash,
 			 const bytea *hash, OiClaimAnswer *answer)
 {
 	OiTable    *table = &store->tables[store->current];
 	TupleTableSlot *slot = oi_table_slot(table);
 
 	begin_claim(call, 1, answer);
-	memset(slot->tts_isnull, true, COL_COUNT * sizeof(bool));
-	set_column(slot, COL_KEY_HASH, key_hash, false);
+	memset(slot->tts_isnull, true, OI_CLAIM_COL_COUNT * sizeof(bool));
+	oi_claim_set_column(slot, OI_CLAIM_COL_KEY_HASH, key_hash, false);
 	fill_claim(slot, call, hash, answer);
 	ExecStoreVirtualTuple(slot);
 	return oi_insert(table, slot, true);
 }
 
-/* A copy of the row found, to be changed and given to store_changed. */
-static TupleTableSlot *
-copy_row(Store *store)
-{
-	OiTable    *table = &store->tables[store->found];
-	TupleTableSlot *slot = oi_table_slot(table);
-
-	slot_getallattrs(table->row);
-	memcpy(slot->tts_values, table->row->tts_values,
-		   COL_COUNT * sizeof(Datum));
-	memcpy(slot->tts_isnull, table->row->tts_isnull, COL_COUNT * sizeof(bool));
-	return slot;
-}
-
-/*
- * Stores the changed form of the row found, which is locked: in its place, or
- * from an older generation in the current one.
- */
-static void
-store_changed(Store *store, TupleTableSlot *slot)
-{
-	OiTable    *table = &store->tables[store->found];
-	OiGenerations g;
-	int			current;
-
-	ExecStoreVirtualTuple(slot);
-	oi_generation_gate();
-	g = oi_generations(OI_STORE_CLAIMS);
-	current = oi_generation_current(&g);
-	if (current == store->slots[store->found])
-		oi_update(table, slot, NULL);
-	else
-	{
-		oi_delete(table);
-		oi_insert_values(OI_REL_CLAIMS_0 + current, slot->tts_values,
-						 slot->tts_isnull);
-	}
-	oi_generation_ungate();
-}
-
 /* What a repeated call is told of the claim that stands. */
 static void
-answer_from_row(const Row *row, OiClaimOutcome outcome, OiClaimAnswer *answer)
+answer_from_row(const OiClaimRow *row, OiClaimOutcome outcome, OiClaimAnswer *answer)
 {
 	memset(answer, 0, sizeof(OiClaimAnswer));
 	answer->outcome = outcome;
@@ -322,7 +169,7 @@ answer_from_row(const Row *row, OiClaimOutcome outcome, OiClaimAnswer *answer)
  * its lease is over.
  */
 static bool
-claim_stands(const Row *row, const bytea *hash, OiClaimAnswer *answer)
+claim_stands(const OiClaimRow *row, const bytea *hash, OiClaimAnswer *answer)
 {
 	OiClaimOutcome outcome;
 
@@ -340,13 +187,13 @@ claim_stands(const Row *row, const bytea *hash, OiClaimAnswer *answer)
 
 /* Deals with a key that is there already.  False: look again. */
 static bool
-claim_found(Store *store, const OiClaimCall *call, const bytea *hash,
+claim_found(OiClaimStore *store, const OiClaimCall *call, const bytea *hash,
 			OiWait *wait, OiClaimAnswer *answer)
 {
 	TupleTableSlot *slot;
-	Row			row;
+	OiClaimRow	row;
 
-	read_row(store, &row);
+	oi_claim_row_read(store, &row);
 	if (claim_stands(&row, hash, answer))
 		return true;
 
@@ -360,14 +207,14 @@ claim_found(Store *store, const OiClaimCall *call, const bytea *hash,
 		case OI_LOCK_OK:
 			break;
 	}
-	read_row(store, &row);
+	oi_claim_row_read(store, &row);
 	if (claim_stands(&row, hash, answer))
 		return true;
 
 	begin_claim(call, row.attempt + 1, answer);
-	slot = copy_row(store);
+	slot = oi_claim_row_copy(store);
 	fill_claim(slot, call, hash, answer);
-	store_changed(store, slot);
+	oi_claim_row_replace(store, slot);
 	return true;
 }
 
@@ -376,12 +223,12 @@ static bool
 try_claim(const OiClaimCall *call, Datum key_hash, const bytea *hash,
 		  OiWait *wait, OiClaimAnswer *answer)
 {
-	Store		store;
+	OiClaimStore store;
 	OiBusy		busy;
 	bool		done;
 
 	oi_generation_gate();
-	open_store(&store);
+	oi_claim_store_open(&store);
 	switch (oi_lookup(store.tables, store.ntables, key_hash,
 					  OI_LOOKUP_MIND_UPDATERS, &store.found, &busy))
 	{
@@ -402,7 +249,7 @@ try_claim(const OiClaimCall *call, Datum key_hash, const bytea *hash,
 				answer->outcome = OI_CLAIM_IN_PROGRESS;
 			}
 	}
-	close_store(&store);
+	oi_claim_store_close(&store);
 	return done;
 }
 
@@ -426,7 +273,7 @@ oi_claim_key_work(const OiClaimCall *call, OiClaimAnswer *answer)
  * outcome.
  */
 static bool
-holder_may(const OiClaimCall *call, const Row *row, OiClaimOutcome *outcome)
+holder_may(const OiClaimCall *call, const OiClaimRow *row, OiClaimOutcome *outcome)
 {
 	bool		done = row->completed_at != 0 ||
 		(row->lease_until == 0 && !row->own);
@@ -451,7 +298,7 @@ holder_may(const OiClaimCall *call, const Row *row, OiClaimOutcome *outcome)
 
 /* Does to the row found, which is locked, what its holder wants. */
 static OiClaimOutcome
-settle_row(Store *store, const OiClaimCall *call)
+settle_row(OiClaimStore *store, const OiClaimCall *call)
 {
 	TupleTableSlot *slot;
 	TimestampTz now = GetCurrentTimestamp();
@@ -462,17 +309,17 @@ settle_row(Store *store, const OiClaimCall *call)
 		return OI_CLAIM_RELEASED;
 	}
 
-	slot = copy_row(store);
+	slot = oi_claim_row_copy(store);
 	if (call->action == OI_CLAIM_EXTEND)
-		set_column(slot, COL_LEASE_UNTIL,
+		oi_claim_set_column(slot, OI_CLAIM_COL_LEASE_UNTIL,
 				   TimestampTzGetDatum(lease_end(call->lease, now)), false);
 	else
 	{
-		set_column(slot, COL_COMPLETED_AT, TimestampTzGetDatum(now), false);
-		set_column(slot, COL_RESPONSE, PointerGetDatum(call->response),
+		oi_claim_set_column(slot, OI_CLAIM_COL_COMPLETED_AT, TimestampTzGetDatum(now), false);
+		oi_claim_set_column(slot, OI_CLAIM_COL_RESPONSE, PointerGetDatum(call->response),
 				   call->response == NULL);
 	}
-	store_changed(store, slot);
+	oi_claim_row_replace(store, slot);
 	return call->action == OI_CLAIM_EXTEND ?
 		OI_CLAIM_EXTENDED : OI_CLAIM_COMPLETED;
 }
@@ -490,12 +337,12 @@ report_in_progress(const OiClaimCall *call)
 
 /* Deals with the row found.  False: look again. */
 static bool
-settle_found(Store *store, const OiClaimCall *call, OiWait *wait,
+settle_found(OiClaimStore *store, const OiClaimCall *call, OiWait *wait,
 			 OiClaimOutcome *outcome)
 {
-	Row			row;
+	OiClaimRow	row;
 
-	read_row(store, &row);
+	oi_claim_row_read(store, &row);
 	if (!holder_may(call, &row, outcome))
 		return true;
 	switch (oi_lock(&store->tables[store->found], wait))
@@ -508,7 +355,7 @@ settle_found(Store *store, const OiClaimCall *call, OiWait *wait,
 		case OI_LOCK_OK:
 			break;
 	}
-	read_row(store, &row);
+	oi_claim_row_read(store, &row);
 	if (holder_may(call, &row, outcome))
 		*outcome = settle_row(store, call);
 	return true;
@@ -519,13 +366,13 @@ static bool
 try_settle(const OiClaimCall *call, Datum key_hash, OiWait *wait,
 		   OiClaimOutcome *outcome)
 {
-	Store		store;
+	OiClaimStore store;
 	OiBusy		busy;
 	OiProbe		probe;
 	bool		done = true;
 
 	oi_generation_gate();
-	open_store(&store);
+	oi_claim_store_open(&store);
 	probe = oi_lookup(store.tables, store.ntables, key_hash,
 					  OI_LOOKUP_MIND_UPDATERS | OI_LOOKUP_CONFIRM,
 					  &store.found, &busy);
@@ -540,7 +387,7 @@ try_settle(const OiClaimCall *call, Datum key_hash, OiWait *wait,
 			report_in_progress(call);
 		done = false;
 	}
-	close_store(&store);
+	oi_claim_store_close(&store);
 	return done;
 }
 

@@ -3,18 +3,12 @@
  * relation.c
  *		Access to the extension's tables without SPI.
  *
- * This is the only file that opens, scans and writes tables through the
- * table and executor API.  There is no name to resolve and no plan to make,
- * so neither search_path nor a shadowing object can come between, and no
+ * This file and relation_write.c are the only ones that open, scan and write
+ * tables through the table and executor API: this one finds and locks rows,
+ * that one changes them.  There is no name to resolve and no plan to make, so
+ * neither search_path nor a shadowing object can come between, and no
  * privilege of the caller is asked for: who may call the SQL function may do
- * what it does.  Triggers run as the caller, as they would for a statement of
- * the caller's.
- *
- * What goes round the executor has to give what the executor gives.  Of that
- * this file gives triggers (row and statement level, with transition tables),
- * constraints, indexes, and the server's errors for a concurrent change under
- * an older snapshot.  Read-only transactions, recovery and parallel mode are
- * refused earlier, by oi_xact_will_write.
+ * what it does.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,19 +20,15 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-#include "compat.h"
 #include "relation.h"
-#include "xact.h"
 
 static const char *const relation_names[OI_REL_COUNT] = {
 	[OI_REL_GENERATIONS] = "generations",
@@ -125,11 +115,7 @@ void
 oi_table_close(OiTable *table)
 {
 	if (table->estate)
-	{
-		ExecCloseIndices(table->rri);
-		ExecResetTupleTable(table->estate->es_tupleTable, false);
-		FreeExecutorState(table->estate);
-	}
+		oi_write_end(table);
 	ExecResetTupleTable(table->slots, true);
 	table_close(table->rel, NoLock);
 }
@@ -148,80 +134,6 @@ row_slot(OiTable *table)
 	if (table->row == NULL)
 		table->row = oi_table_slot(table);
 	return table->row;
-}
-
-/* Makes the executor state that triggers, constraints and indexes need. */
-static void
-prepare_to_write(OiTable *table, bool speculative)
-{
-	EState	   *estate;
-	RangeTblEntry *rte;
-
-	if (!table->estate)
-	{
-		estate = CreateExecutorState();
-		rte = makeNode(RangeTblEntry);
-		rte->rtekind = RTE_RELATION;
-		rte->relid = RelationGetRelid(table->rel);
-		rte->relkind = table->rel->rd_rel->relkind;
-		rte->rellockmode = RowExclusiveLock;
-		oi_compat_init_range_table(estate, rte);
-
-		table->rri = makeNode(ResultRelInfo);
-		InitResultRelInfo(table->rri, table->rel, 1, NULL, 0);
-		estate->es_opened_result_relations = list_make1(table->rri);
-		ExecOpenIndices(table->rri, speculative);
-		table->estate = estate;
-	}
-	oi_xact_note_write();
-	table->estate->es_output_cid = GetCurrentCommandId(true);
-	table->estate->es_snapshot = GetActiveSnapshot();
-}
-
-/*
- * Before and after a write: statement-level triggers, and the queue of AFTER
- * triggers, which is a level of its own as for a nested statement.
- */
-static TransitionCaptureState *
-begin_statement(OiTable *table, CmdType command)
-{
-	TriggerDesc *triggers = table->rri->ri_TrigDesc;
-
-	if (!triggers)
-		return NULL;
-	AfterTriggerBeginQuery();
-	if (command == CMD_INSERT)
-		ExecBSInsertTriggers(table->estate, table->rri);
-	else
-		ExecBSUpdateTriggers(table->estate, table->rri);
-	return MakeTransitionCaptureState(triggers, RelationGetRelid(table->rel),
-									  command);
-}
-
-static void
-end_statement(OiTable *table, CmdType command,
-			  TransitionCaptureState *transitions)
-{
-	if (table->rri->ri_TrigDesc)
-	{
-		if (command == CMD_INSERT)
-			ExecASInsertTriggers(table->estate, table->rri, transitions);
-		else
-			ExecASUpdateTriggers(table->estate, table->rri, transitions);
-		AfterTriggerEndQuery(table->estate);
-	}
-	CommandCounterIncrement();
-}
-
-/* A BEFORE trigger returned NULL: what was asked for did not happen. */
-static void
-report_suppressed(OiTable *table)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
-			 errmsg("a trigger on table \"%s\" suppressed the change",
-					RelationGetRelationName(table->rel)),
-			 errhint("A trigger that wants to refuse a change has to raise an error.")));
 }
 
 /* Starts an index scan for one key.  The index is returned for closing. */
@@ -406,162 +318,4 @@ oi_lock(OiTable *table, OiWait *wait)
 				 request.result);
 	}
 	return OI_LOCK_GONE;		/* keep compiler quiet */
-}
-
-/*
- * Stores a row and its index entries.  Speculatively: returns false if the
- * primary key was there already, with nothing stored.
- */
-static bool
-store_row(OiTable *table, TupleTableSlot *slot, bool speculative,
-		  List **recheck)
-{
-	bool		conflict = false;
-	uint32		token;
-	TransactionId xid;
-
-	*recheck = NIL;
-	if (!speculative)
-	{
-		table_tuple_insert(table->rel, slot, table->estate->es_output_cid, 0,
-						   NULL);
-		if (table->rri->ri_NumIndices > 0)
-			*recheck = ExecInsertIndexTuples(table->rri, slot, table->estate,
-											 false, false, NULL, NIL);
-		return true;
-	}
-
-	xid = GetCurrentTransactionId();
-	token = SpeculativeInsertionLockAcquire(xid);
-	table_tuple_insert_speculative(table->rel, slot,
-								   table->estate->es_output_cid, 0, NULL,
-								   token);
-	*recheck = ExecInsertIndexTuples(table->rri, slot, table->estate,
-									 false, true, &conflict,
-									 list_make1_oid(RelationGetPrimaryKeyIndex(table->rel)));
-	table_tuple_complete_speculative(table->rel, slot, token, !conflict);
-	SpeculativeInsertionLockRelease(xid);
-	return !conflict;
-}
-
-/*
- * Inserts the row in the slot.  Speculatively: returns false, with nothing
- * inserted, if the primary key was there already or is being inserted.
- */
-bool
-oi_insert(OiTable *table, TupleTableSlot *slot, bool speculative)
-{
-	TransitionCaptureState *transitions;
-	TriggerDesc *triggers;
-	List	   *recheck;
-	bool		stored;
-
-	prepare_to_write(table, speculative);
-	triggers = table->rri->ri_TrigDesc;
-	transitions = begin_statement(table, CMD_INSERT);
-
-	if (triggers && triggers->trig_insert_before_row &&
-		!ExecBRInsertTriggers(table->estate, table->rri, slot))
-		report_suppressed(table);
-
-	slot->tts_tableOid = RelationGetRelid(table->rel);
-	if (table->rel->rd_att->constr)
-		ExecConstraints(table->rri, slot, table->estate);
-
-	stored = store_row(table, slot, speculative, &recheck);
-	if (stored)
-		ExecARInsertTriggers(table->estate, table->rri, slot, recheck,
-							 transitions);
-	end_statement(table, CMD_INSERT, transitions);
-	return stored;
-}
-
-/*
- * Updates table->row, which the caller has locked, to what newslot says.  changed has the attribute numbers that differ, offset as in
- * RangeTblEntry.
- */
-void
-oi_update(OiTable *table, TupleTableSlot *newslot, Bitmapset *changed)
-{
-	TransitionCaptureState *transitions;
-	ItemPointerData tid = table->row->tts_tid;
-	TM_FailureData failure;
-	TM_Result	result;
-	LockTupleMode lockmode;
-	bool		update_indexes;
-	List	   *recheck = NIL;
-	EPQState	epq;
-
-	prepare_to_write(table, false);
-	oi_compat_set_updated_columns(exec_rt_fetch(1, table->estate),
-								  table->estate, changed);
-	transitions = begin_statement(table, CMD_UPDATE);
-
-	EvalPlanQualInit(&epq, table->estate, NULL, NIL, -1);
-	if (table->rri->ri_TrigDesc &&
-		table->rri->ri_TrigDesc->trig_update_before_row &&
-		!ExecBRUpdateTriggers(table->estate, &epq, table->rri, &tid, NULL,
-							  newslot, NULL))
-		report_suppressed(table);
-
-	newslot->tts_tableOid = RelationGetRelid(table->rel);
-	if (table->rel->rd_att->constr)
-		ExecConstraints(table->rri, newslot, table->estate);
-
-	result = table_tuple_update(table->rel, &tid, newslot,
-								table->estate->es_output_cid,
-								table->estate->es_snapshot, InvalidSnapshot,
-								true, &failure, &lockmode, &update_indexes);
-	if (result == TM_SelfModified)
-		ereport(ERROR,
-				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
-				 errmsg("row was already modified by an operation triggered by the current command")));
-	if (result != TM_Ok)
-		elog(ERROR, "unexpected table_tuple_update status: %u", result);
-
-	if (table->rri->ri_NumIndices > 0 && update_indexes)
-		recheck = ExecInsertIndexTuples(table->rri, newslot, table->estate,
-										true, false, NULL, NIL);
-	ExecARUpdateTriggers(table->estate, table->rri, NULL, NULL, &tid, NULL,
-						 newslot, recheck, transitions, false);
-	EvalPlanQualEnd(&epq);
-	end_statement(table, CMD_UPDATE, transitions);
-}
-
-/*
- * Deletes table->row, which the caller has locked.  For internal
- * tables: fires no triggers.
- */
-void
-oi_delete(OiTable *table)
-{
-	TM_FailureData failure;
-	TM_Result	result;
-
-	oi_xact_note_write();
-	result = table_tuple_delete(table->rel, &table->row->tts_tid,
-								GetCurrentCommandId(true),
-								GetActiveSnapshot(), InvalidSnapshot, true,
-								&failure, false);
-	if (result != TM_Ok)
-		elog(ERROR, "unexpected table_tuple_delete status: %u", result);
-	CommandCounterIncrement();
-}
-
-/* Inserts one row, given as one value and null flag a column. */
-void
-oi_insert_values(OiRelation which, const Datum *values, const bool *nulls)
-{
-	OiTable		table;
-	TupleTableSlot *slot;
-	int			natts;
-
-	oi_table_open(&table, which, RowExclusiveLock);
-	slot = oi_table_slot(&table);
-	natts = slot->tts_tupleDescriptor->natts;
-	memcpy(slot->tts_values, values, natts * sizeof(Datum));
-	memcpy(slot->tts_isnull, nulls, natts * sizeof(bool));
-	ExecStoreVirtualTuple(slot);
-	oi_insert(&table, slot, false);
-	oi_table_close(&table);
 }

@@ -73,6 +73,7 @@ typedef enum OiLockResult
 	OI_LOCK_GONE				/* the row was deleted: look again */
 } OiLockResult;
 
+/* relation.c */
 extern void oi_relation_init(void);
 extern Oid	oi_relation_oid(OiRelation which);
 extern bool oi_extension_present(void);
@@ -87,6 +88,8 @@ extern bool oi_find(OiTable *table, Datum key, Snapshot snapshot);
 extern OiLockResult oi_lock(OiTable *table, OiWait *wait);
 extern void oi_serialization_failure(const char *what) pg_attribute_noreturn();
 
+/* relation_write.c */
+extern void oi_write_end(OiTable *table);
 extern bool oi_insert(OiTable *table, TupleTableSlot *slot, bool speculative);
 extern void oi_update(OiTable *table, TupleTableSlot *newslot,
 					  Bitmapset *changed);
