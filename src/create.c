@@ -142,26 +142,48 @@ insert_deadline(const OiOrderCall *call, const OiOrder *order)
 	oi_insert_values(OI_REL_PAYMENT_DEADLINES, values, nulls);
 }
 
+/* what the creation of an order needs to have its effects */
+typedef struct Creation
+{
+	OiOrder		order;
+	OiStep		step;
+	const OiOrderCall *call;
+} Creation;
+
+/*
+ * The effects of a creation.  Called before AFTER triggers fire: one of a
+ * user's may go on with the order, and its event must not be the first.
+ */
+static void
+creation_effects(void *arg)
+{
+	Creation   *creation = arg;
+	OiChange	change = {.call = creation->call, .step = &creation->step};
+
+	insert_deadline(creation->call, &creation->order);
+	change.transition = oi_lifecycle_find(oi_rules(), NULL, NULL);
+	oi_effects(&creation->order, &change);
+}
+
 /* Creates the order.  False: somebody was faster. */
 static bool
 create_order(OiTable *table, const OiOrderCall *call, OiOrderAnswer *answer)
 {
 	const OiTransition *initial = oi_lifecycle_find(oi_rules(), NULL, NULL);
-	OiOrder		order;
-	OiStep		step;
-	OiChange	change = {.call = call, .step = &step};
+	Creation	creation = {.call = call};
+	OiOrder    *order = &creation.order;
+	OiStep	   *step = &creation.step;
 
-	begin_order(call, cstring_to_text(initial->to), &order, &step);
-	order.money = oi_money_after(OI_MONEY_NONE, initial->effect);
-	oi_event_id_generate(&step.event_id, step.at);
-	step.has_event = true;
-	if (!insert_row(table, &order, &step))
+	begin_order(call, cstring_to_text(initial->to), order, step);
+	order->money = oi_money_after(OI_MONEY_NONE, initial->effect);
+	oi_event_id_generate(&step->event_id, step->at);
+	step->has_event = true;
+
+	table->on_insert = creation_effects;
+	table->on_insert_arg = &creation;
+	if (!insert_row(table, order, step))
 		return false;
-
-	insert_deadline(call, &order);
-	change.transition = oi_lifecycle_find(oi_rules(), NULL, NULL);
-	oi_effects(&order, &change);
-	oi_answer_replayed(&order, &step, answer);
+	oi_answer_replayed(order, step, answer);
 	answer->outcome = OI_CREATED;
 	return true;
 }

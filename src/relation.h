@@ -55,6 +55,10 @@ typedef struct OiTable
 	TupleTableSlot *row;		/* what look-ups find; made by the first */
 	EState	   *estate;			/* made by the first write */
 	ResultRelInfo *rri;			/* likewise */
+
+	/* called when a row was inserted, before AFTER triggers fire, or NULL */
+	void		(*on_insert) (void *arg);
+	void	   *on_insert_arg;
 } OiTable;
 
 /* what a probe for a key says */

@@ -62,6 +62,23 @@ oi_write_end(OiTable *table)
 	FreeExecutorState(table->estate);
 }
 
+/* Has the table triggers for this command? */
+static bool
+has_triggers(OiTable *table, CmdType command)
+{
+	TriggerDesc *t = table->rri->ri_TrigDesc;
+
+	if (t == NULL)
+		return false;
+	return command == CMD_INSERT ?
+		t->trig_insert_before_statement || t->trig_insert_after_statement ||
+		t->trig_insert_before_row || t->trig_insert_after_row ||
+		t->trig_insert_new_table :
+		t->trig_update_before_statement || t->trig_update_after_statement ||
+		t->trig_update_before_row || t->trig_update_after_row ||
+		t->trig_update_old_table || t->trig_update_new_table;
+}
+
 /*
  * Before and after a write: statement-level triggers, and the queue of AFTER
  * triggers, which is a level of its own as for a nested statement.
@@ -69,24 +86,22 @@ oi_write_end(OiTable *table)
 static TransitionCaptureState *
 begin_statement(OiTable *table, CmdType command)
 {
-	TriggerDesc *triggers = table->rri->ri_TrigDesc;
-
-	if (!triggers)
+	if (!has_triggers(table, command))
 		return NULL;
 	AfterTriggerBeginQuery();
 	if (command == CMD_INSERT)
 		ExecBSInsertTriggers(table->estate, table->rri);
 	else
 		ExecBSUpdateTriggers(table->estate, table->rri);
-	return MakeTransitionCaptureState(triggers, RelationGetRelid(table->rel),
-									  command);
+	return MakeTransitionCaptureState(table->rri->ri_TrigDesc,
+									  RelationGetRelid(table->rel), command);
 }
 
 static void
 end_statement(OiTable *table, CmdType command,
 			  TransitionCaptureState *transitions)
 {
-	if (table->rri->ri_TrigDesc)
+	if (has_triggers(table, command))
 	{
 		if (command == CMD_INSERT)
 			ExecASInsertTriggers(table->estate, table->rri, transitions);
@@ -170,8 +185,12 @@ oi_insert(OiTable *table, TupleTableSlot *slot, bool speculative)
 
 	stored = store_row(table, slot, speculative, &recheck);
 	if (stored)
+	{
 		ExecARInsertTriggers(table->estate, table->rri, slot, recheck,
 							 transitions);
+		if (table->on_insert)
+			table->on_insert(table->on_insert_arg);
+	}
 	end_statement(table, CMD_INSERT, transitions);
 	return stored;
 }
