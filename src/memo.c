@@ -10,8 +10,8 @@
  * that is a call of its own, and says "replayed".
  *
  * A statement is known by its transaction, its subtransaction, and the command
- * counter of its snapshot: our functions write, so the next statement has a
- * higher one.  A call in FROM is evaluated once, and is left out.
+ * counter of its snapshot, which keeping an answer moves on for the next one.
+ * A call in FROM is evaluated once, and is left out.
  *
  *-------------------------------------------------------------------------
  */
@@ -163,4 +163,7 @@ oi_memo_keep(FunctionCallInfo fcinfo, uint64 hash, Datum answer)
 	a->hash = hash;
 	a->nplaces = 1;
 	a->places[0] = fcinfo->flinfo;
+
+	/* even if nothing was written, the next statement gets a new number */
+	(void) GetCurrentCommandId(true);
 }
