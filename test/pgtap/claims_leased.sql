@@ -4,7 +4,7 @@
 -- here commits by itself, as it does around a call to a payment provider.
 \ir lib/tools.psql
 SET search_path = order_idempotency, public;
-SELECT plan(75);
+SELECT plan(73);
 
 -- One attempt.
 SELECT is(outcome, 'claimed', 'claimed') FROM claim_key('a', '{"n": 1}', lease => '1 hour');
@@ -18,7 +18,6 @@ FROM claim_key('a', '{"n": 1}');
 SELECT throws_ok($$SELECT complete_key('a', '"x"')$$, '22004', NULL, 'complete_key without the attempt');
 SELECT throws_ok($$SELECT release_key('a')$$, '22004', NULL, 'release_key without the attempt');
 SELECT is(complete_key('a', '"x"', attempt => 2), 'stale', 'an attempt that is not at work: stale');
-SELECT is(complete_key('a', '"x"', attempt => 0), 'stale', 'nor is attempt 0');
 SELECT is(extend_key('a', '1 hour', 'default', 2), 'stale', 'extend_key: stale');
 SELECT is(release_key('a', attempt => 2), 'stale', 'release_key: stale');
 SELECT is(outcome, 'in_progress', 'none of which changed anything') FROM claim_key('a');
@@ -36,7 +35,7 @@ SELECT is(outcome, 'replayed', 'it stays completed') FROM claim_key('a');
 SELECT is(outcome, 'claimed', 'a short lease') FROM claim_key('b', '{"n": 1}', lease => '20 ms');
 SELECT ok(pg_temp.wait_until($$clock_timestamp() > (SELECT lease_until FROM order_idempotency.claims WHERE key = 'b')$$),
 		  'it ends');
-SELECT results_eq($$SELECT scope::text, key::text, attempt FROM abandoned_claims$$, $$VALUES ('default', 'b', 1)$$,
+SELECT pg_temp.rows_are($$SELECT scope::text, key::text, attempt FROM abandoned_claims$$, $$VALUES ('default', 'b', 1)$$,
 				  'abandoned_claims shows it, and it alone');
 SELECT is(outcome, 'mismatch', 'another request is a mismatch even then') FROM claim_key('b', '{"n": 2}', lease => '1 hour');
 CREATE TEMPORARY TABLE second AS SELECT * FROM claim_key('b', '{"n": 1}', lease => '1 hour');

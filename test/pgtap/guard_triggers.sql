@@ -6,7 +6,7 @@ BEGIN;
 \ir lib/tools.psql
 \ir lib/story.psql
 SET search_path = order_idempotency, public;
-SELECT plan(80);
+SELECT plan(67);
 
 CREATE SCHEMA mine;
 CREATE FUNCTION mine.to_completed() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.state := 'completed'; RETURN NEW; END$$;

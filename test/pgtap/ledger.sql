@@ -22,7 +22,7 @@ SELECT create_order('free', 0, 'EUR', 'alice');
 SELECT create_order('none', 500, 'EUR');
 SELECT transition_order('none', 'paid');
 
-SELECT results_eq($$SELECT order_key, version, effect, debit_account, credit_account, amount, currency
+SELECT pg_temp.rows_are($$SELECT order_key, version, effect, debit_account, credit_account, amount, currency
 					FROM ledger ORDER BY order_key, version$$,
 	$$VALUES ('cancelled', 1, 'hold', 'bob', 'escrow', 7::bigint, 'EUR'),
 			 ('cancelled', 2, 'release', 'escrow', 'bob', 7, 'EUR'),
@@ -34,7 +34,7 @@ SELECT results_eq($$SELECT order_key, version, effect, debit_account, credit_acc
 			 ('paid', 2, 'capture', 'escrow', 'revenue', 250, 'EUR'),
 			 ('yen', 1, 'hold', 'alice', 'escrow', 100, 'JPY')$$,
 	'one row per movement, and none for orders without an account');
-SELECT results_eq($$SELECT account, currency, balance FROM account_balance ORDER BY currency, account$$,
+SELECT pg_temp.rows_are($$SELECT account, currency, balance FROM account_balance ORDER BY currency, account$$,
 	$$VALUES ('alice', 'EUR', -350::numeric), ('bob', 'EUR', -40), ('escrow', 'EUR', 100), ('revenue', 'EUR', 290),
 			 ('alice', 'JPY', -100), ('escrow', 'JPY', 100)$$,
 	'account_balance: what each account holds, by currency');
@@ -66,7 +66,7 @@ SELECT copy_default_lifecycle();
 INSERT INTO lifecycle VALUES ('paid', 'cancelled', 'order.refunded', 'refund');
 SET CONSTRAINTS ALL IMMEDIATE;
 SELECT is(outcome, 'cancelled', 'a paid order, cancelled with a refund') FROM cancel_order('paid', 'broken');
-SELECT results_eq($$SELECT effect, debit_account, credit_account, amount FROM ledger WHERE order_key = 'paid' AND version = 3$$,
+SELECT pg_temp.rows_are($$SELECT effect, debit_account, credit_account, amount FROM ledger WHERE order_key = 'paid' AND version = 3$$,
 				  $$VALUES ('refund', 'revenue', 'alice', 250::bigint)$$, 'the money goes back from revenue');
 SELECT is(balance, 40::numeric, 'revenue is what was earned') FROM account_balance
 WHERE account = 'revenue' AND currency = 'EUR';

@@ -1,17 +1,18 @@
 -- Promise: get_order and order_history show all of an order, the history one
 -- gapless step a version, and change nothing.
 BEGIN;
+\ir lib/tools.psql
 SET search_path = order_idempotency, public;
 SELECT plan(30);
 
 SELECT create_order('k1', 100, 'EUR', 'alice', '{"items": [1]}');
 SELECT transition_order('k1', 'paid', 'pay-1');
 
-SELECT results_eq($$SELECT order_key, state, version, amount, currency, account, money_status, payload, tombstone,
+SELECT pg_temp.rows_are($$SELECT order_key, state, version, amount, currency, account, money_status, payload, tombstone,
 						   allowed_transitions FROM get_order('k1')$$,
 				  $$VALUES ('k1', 'paid', 2, 100::bigint, 'EUR', 'alice', 'captured', '{"items": [1]}'::jsonb, false,
 							ARRAY['completed'])$$, 'get_order: all of it');
-SELECT results_eq($$SELECT created_at, changed_at FROM get_order('k1')$$,
+SELECT pg_temp.rows_are($$SELECT created_at, changed_at FROM get_order('k1')$$,
 				  $$SELECT created_at, changed_at FROM orders WHERE key = 'k1'$$, 'get_order: its times');
 SELECT is_empty($$SELECT * FROM get_order('nobody')$$, 'get_order: no row for an order that is not there');
 SELECT is_empty($$SELECT * FROM order_history('nobody')$$, 'order_history: no rows either');
@@ -36,15 +37,15 @@ SELECT cancel_order('k3', 'why');
 SELECT is(money_status, 'returned', 'cancelled: returned') FROM get_order('k3');
 SELECT is(allowed_transitions, '{}', 'cancelled: final') FROM get_order('k3');
 SELECT create_order('k4', 100, 'EUR');
-SELECT results_eq($$SELECT account, payload, tombstone FROM get_order('k4')$$, $$VALUES (NULL::text, NULL::jsonb, false)$$,
+SELECT pg_temp.rows_are($$SELECT account, payload, tombstone FROM get_order('k4')$$, $$VALUES (NULL::text, NULL::jsonb, false)$$,
 				  'what was not given is NULL');
 
 -- History.
-SELECT results_eq($$SELECT version, state, request_key, reason FROM order_history('k1')$$,
+SELECT pg_temp.rows_are($$SELECT version, state, request_key, reason FROM order_history('k1')$$,
 				  $$VALUES (1, 'created', NULL, NULL), (2, 'paid', 'pay-1', NULL)$$, 'order_history: step by step');
-SELECT results_eq($$SELECT version, state, request_key, reason FROM order_history('k3')$$,
+SELECT pg_temp.rows_are($$SELECT version, state, request_key, reason FROM order_history('k3')$$,
 				  $$VALUES (1, 'created', NULL, NULL), (2, 'cancelled', NULL, 'why')$$, 'order_history: with the reason');
-SELECT results_eq($$SELECT h.event_id, h.at FROM order_history('k2') h ORDER BY h.version$$,
+SELECT pg_temp.rows_are($$SELECT h.event_id, h.at FROM order_history('k2') h ORDER BY h.version$$,
 				  $$SELECT o.event_id, o.created_at FROM outbox o WHERE o.key = 'k2' ORDER BY o.version$$,
 				  'order_history: events and times are those of the log');
 SELECT is((SELECT count(DISTINCT event_id) FROM order_history('k2')), 3::bigint, 'each step has an event of its own');

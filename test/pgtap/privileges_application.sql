@@ -19,10 +19,10 @@ SELECT is(has_function_privilege('App, "quoted"', 'order_idempotency.order_histo
 SELECT throws_ok($$SELECT order_idempotency.grant_application(NULL)$$, '22004', NULL, 'no role is an error');
 
 -- What it gives.
-SELECT results_eq($$
+SELECT pg_temp.rows_are($$
 	SELECT p.proname::text FROM pg_proc p
 	WHERE p.pronamespace = 'order_idempotency'::regnamespace AND has_function_privilege('app', p.oid, 'EXECUTE')
-	ORDER BY 1 COLLATE "C"
+	ORDER BY p.proname
 	$$, $$VALUES ('cancel_order'), ('claim_key'), ('complete_key'), ('create_order'), ('emit_event'), ('extend_key'),
 	('get_order'), ('order_history'), ('release_key'), ('transition_order')$$, 'ten functions');
 SELECT is(has_schema_privilege('app', 'order_idempotency', 'USAGE'), true, 'a way into the schema');
@@ -34,9 +34,9 @@ SELECT is_empty($$
 		   OR has_any_column_privilege('app', c.oid, 'SELECT, INSERT, UPDATE, REFERENCES'))
 	$$, 'no table or view');
 SELECT is_empty($$
-	SELECT c.oid::regclass FROM pg_class c
-	WHERE c.relnamespace = 'order_idempotency'::regnamespace AND c.relkind = 'S'
-	  AND has_sequence_privilege('app', c.oid, 'SELECT, UPDATE, USAGE')
+	SELECT s.seqrelid::regclass FROM pg_sequence s
+	WHERE s.seqrelid IN (SELECT c.oid FROM pg_class c WHERE c.relnamespace = 'order_idempotency'::regnamespace)
+	  AND has_sequence_privilege('app', s.seqrelid, 'SELECT, UPDATE, USAGE')
 	$$, 'no sequence');
 SELECT is_empty($$
 	SELECT n FROM pg_foreign_data_wrapper f, LATERAL (SELECT f.fdwname AS n) x
@@ -52,6 +52,8 @@ SELECT is_empty($$
 						 (format('INSERT INTO %s DEFAULT VALUES', c.oid::regclass)),
 						 (format('LOCK TABLE %s IN ACCESS SHARE MODE', c.oid::regclass))) s(statement)
 	WHERE c.relnamespace = 'order_idempotency'::regnamespace AND c.relkind IN ('r', 'v')
+	  -- a view that cannot be written says so to everybody
+	  AND NOT (c.relkind = 'v' AND s.statement ~ '^(INSERT|DELETE)' AND pg_temp.ending_as('app', s.statement) = '55000')
 	  AND pg_temp.ending_as('app', s.statement) <> '42501'
 	$$, 'SELECT, DELETE, INSERT and LOCK are refused on every one of them');
 SELECT is(pg_temp.ending_as('app', $$UPDATE order_idempotency.orders SET state = 'paid'$$), '42501', 'so is UPDATE');

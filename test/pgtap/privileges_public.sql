@@ -53,9 +53,9 @@ SELECT is_empty($$
 							  'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
 	$$, 'and touch no table or view');
 SELECT is_empty($$
-	SELECT c.oid::regclass FROM pg_class c
-	WHERE c.relnamespace = 'order_idempotency'::regnamespace AND c.relkind = 'S'
-	  AND has_sequence_privilege('nobody_in_particular', c.oid, 'SELECT, UPDATE, USAGE')
+	SELECT s.seqrelid::regclass FROM pg_sequence s
+	WHERE s.seqrelid IN (SELECT c.oid FROM pg_class c WHERE c.relnamespace = 'order_idempotency'::regnamespace)
+	  AND has_sequence_privilege('nobody_in_particular', s.seqrelid, 'SELECT, UPDATE, USAGE')
 	$$, 'and no sequence');
 SELECT is(has_schema_privilege('nobody_in_particular', 'order_idempotency', 'USAGE, CREATE'), false,
 		  'and does not get into the schema');

@@ -26,18 +26,18 @@ CREATE FUNCTION pg_temp.granted(role regrole) RETURNS SETOF text LANGUAGE sql AS
 		  SELECT w.fdwname, w.fdwacl FROM pg_foreign_data_wrapper w WHERE w.fdwname LIKE 'order\_idempotency%') x,
 		 aclexplode(x.acl) a
 	WHERE a.grantee = role
-	ORDER BY 1 COLLATE "C"
+	ORDER BY a.privilege_type COLLATE "C", x.name COLLATE "C"
 $$;
 
 SELECT throws_ok($$SELECT order_idempotency.grant_monitor(NULL)$$, '22004', NULL, 'grant_monitor needs a role');
 SELECT throws_ok($$SELECT order_idempotency.grant_operator(NULL)$$, '22004', NULL, 'grant_operator needs a role');
 SELECT lives_ok($$SELECT order_idempotency.grant_monitor('mon')$$, 'grant_monitor');
 SELECT lives_ok($$SELECT order_idempotency.grant_operator('oper')$$, 'grant_operator');
-SELECT results_eq($$SELECT pg_temp.granted('mon')$$, $$VALUES
+SELECT pg_temp.rows_are($$SELECT pg_temp.granted('mon')$$, $$VALUES
 	('EXECUTE default_lifecycle'), ('EXECUTE subscription_workers'),
 	('SELECT abandoned_claims'), ('SELECT account_balance'), ('SELECT current_lifecycle'),
 	('SELECT subscription_status'), ('USAGE schema')$$, 'a monitor gets this and nothing more');
-SELECT results_eq($$SELECT pg_temp.granted('oper')$$, $$VALUES
+SELECT pg_temp.rows_are($$SELECT pg_temp.granted('oper')$$, $$VALUES
 	('EXECUTE create_subscription'), ('EXECUTE default_lifecycle'), ('EXECUTE drop_subscription'),
 	('EXECUTE get_order'), ('EXECUTE order_history'), ('EXECUTE subscription_workers'),
 	('SELECT abandoned_claims'), ('SELECT account_balance'), ('SELECT claims'), ('SELECT current_lifecycle'),

@@ -2,6 +2,7 @@
 -- stay so for 1.x (a changed row type breaks clients' prepared statements);
 -- every object says in a comment what it is.
 BEGIN;
+\ir lib/tools.psql
 SELECT plan(17);
 
 SELECT is((SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
@@ -10,14 +11,14 @@ SELECT is((SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e
 SELECT is((SELECT extrelocatable FROM pg_extension WHERE extname = 'order_idempotency'), false,
 		  'and cannot be moved out of it');
 
-PREPARE api AS
+SELECT pg_temp.rows_are($$
 	SELECT p.proname::text, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid)
 	FROM pg_proc p
 	WHERE p.pronamespace = 'order_idempotency'::regnamespace
 	  AND p.prorettype <> 'trigger'::regtype
 	  AND p.proname NOT LIKE '%validator'
-	ORDER BY 1;
-PREPARE api_expected AS
+	ORDER BY p.proname
+	$$, $$
 	VALUES
 	('cancel_order', 'key text, reason text DEFAULT NULL::text, request_key text DEFAULT NULL::text, '
 		'if_missing text DEFAULT ''error''::text, headers jsonb DEFAULT NULL::jsonb, '
@@ -53,8 +54,8 @@ PREPARE api_expected AS
 		'OUT last_error_at timestamp with time zone', 'SETOF record'),
 	('transition_order', 'key text, to_state text, request_key text DEFAULT NULL::text, '
 		'payload jsonb DEFAULT NULL::jsonb, headers jsonb DEFAULT NULL::jsonb, '
-		'on_conflict text DEFAULT ''error''::text', 'order_idempotency.order_result');
-SELECT results_eq('api', 'api_expected', 'every function has the signature of the reference');
+		'on_conflict text DEFAULT ''error''::text', 'order_idempotency.order_result')
+	$$, 'every function has the signature of the reference');
 
 SELECT is_empty($$
 	SELECT p.proname FROM pg_proc p
@@ -86,7 +87,7 @@ SELECT is(pg_temp.columns('order_idempotency.ledger'),
 	'order_key text C, version integer, effect text C, debit_account text C, credit_account text C, '
 	'amount bigint, currency text C, posted_at timestamp with time zone', 'columns of ledger');
 SELECT is(pg_temp.columns('order_idempotency.outbox'),
-	'"position" bigint, xid xid8, event_id uuid, key text C, version integer, type text C, payload jsonb, '
+	'position bigint, xid xid8, event_id uuid, key text C, version integer, type text C, payload jsonb, '
 	'headers jsonb, created_at timestamp with time zone', 'columns of outbox');
 SELECT is(pg_temp.columns('order_idempotency.lifecycle'),
 	'from_state text C, to_state text C, event_type text C, ledger_effect text C', 'columns of lifecycle');

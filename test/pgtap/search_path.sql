@@ -60,13 +60,6 @@ END
 $do$;
 RESET ROLE;
 
--- Does the trap catch anything at all?
-SET LOCAL search_path = evil, pg_temp, pg_catalog, order_idempotency;
-SELECT public.is(pg_temp.ending_as('app'::pg_catalog.name, 'SELECT now()'), 'ZZ666', 'the traps work: a function');
-SELECT public.is(pg_temp.ending_as('app'::pg_catalog.name, $$SELECT 'a'::pg_catalog.text = 'b'::pg_catalog.text$$), 'ZZ666',
-				 'the traps work: an operator');
-RESET search_path;
-
 -- Run a query with that search_path as the application, or as somebody else; then look at what it says from outside.
 CREATE FUNCTION pg_temp.trapped(role name, query text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
@@ -82,6 +75,10 @@ EXCEPTION WHEN OTHERS THEN
 	RETURN SQLSTATE || ' ' || SQLERRM;
 END
 $$;
+
+SELECT is(pg_temp.trapped('app', 'SELECT now()::pg_catalog.text'), 'ZZ666 trapped', 'the traps work: a function');
+SELECT is(pg_temp.trapped('app', $$SELECT ('a'::pg_catalog.text = 'b'::pg_catalog.text)::pg_catalog.text$$), 'ZZ666 trapped',
+		  'the traps work: an operator');
 
 CREATE TEMPORARY TABLE t (nr int GENERATED ALWAYS AS IDENTITY, query text, answer text);
 INSERT INTO t (query, answer) VALUES
@@ -123,7 +120,7 @@ SELECT is(pg_temp.trapped('postgres', $$UPDATE order_idempotency.orders SET stat
 	RETURNING version$$), '3', 'an UPDATE past the guard');
 SELECT is(pg_temp.trapped('postgres', $$UPDATE order_idempotency.orders SET state = 'created' WHERE key OPERATOR(pg_catalog.=) 'o1'
 	RETURNING version$$) LIKE 'OI003 %', true, 'an illegal one');
-SELECT is(pg_temp.trapped('postgres', $$SELECT order_idempotency.copy_default_lifecycle()::pg_catalog.text$$), '', 'copy_default_lifecycle');
+SELECT is(pg_temp.trapped('postgres', $$SELECT order_idempotency.copy_default_lifecycle()::pg_catalog.text$$), NULL, 'copy_default_lifecycle');
 SELECT lives_ok('SET CONSTRAINTS ALL IMMEDIATE', 'is what it should be');
 SELECT is((SELECT count(*) FROM order_idempotency.lifecycle), 4::bigint, 'in the extension''s table');
 SELECT is(pg_temp.trapped('plain', $$SELECT balance FROM order_idempotency.account_balance

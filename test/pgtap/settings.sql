@@ -2,11 +2,11 @@
 -- it concerns and by nobody else, and a name that does not exist is refused.
 BEGIN;
 \ir lib/tools.psql
-SELECT plan(31);
+SELECT plan(30);
 
 SELECT order_idempotency.get_order('k');
 CREATE ROLE somebody;
-SELECT results_eq($$SELECT name, vartype, unit, context, boot_val, min_val, max_val FROM pg_settings
+SELECT pg_temp.rows_are($$SELECT name, vartype, unit, context, boot_val, min_val, max_val FROM pg_settings
 					WHERE name LIKE 'order_idempotency.%' ORDER BY name COLLATE "C"$$, $$VALUES
 	('order_idempotency.headers', 'string', NULL, 'user', '', NULL, NULL),
 	('order_idempotency.in_flight_wait', 'integer', 'ms', 'user', '5000', '-1', '2147483647'),

@@ -5,7 +5,7 @@ BEGIN;
 \ir lib/tools.psql
 \ir lib/story.psql
 SET search_path = order_idempotency, public;
-SELECT plan(40);
+SELECT plan(49);
 
 CREATE SCHEMA mine;
 
@@ -30,7 +30,7 @@ SELECT transition_order('k1', 'paid');
 SELECT create_order('k2', 100, 'EUR', 'alice');
 SELECT cancel_order('k2');
 SELECT cancel_order('k3', if_missing => 'tombstone');
-SELECT results_eq('SELECT what FROM mine.seen ORDER BY nr', $$VALUES
+SELECT pg_temp.rows_are('SELECT what FROM mine.seen ORDER BY nr', $$VALUES
 	('BEFORE INSERT k1: created'), ('AFTER INSERT k1: created'),
 	('BEFORE UPDATE k1: created to paid'), ('AFTER UPDATE k1: created to paid'),
 	('BEFORE INSERT k2: created'), ('AFTER INSERT k2: created'),
@@ -49,7 +49,7 @@ CREATE TRIGGER note_when AFTER UPDATE ON orders FOR EACH ROW WHEN (NEW.state = '
 SELECT create_order('k4', 100, 'EUR', 'alice');
 SELECT transition_order('k4', 'paid');
 SELECT transition_order('k4', 'completed');
-SELECT results_eq('SELECT what FROM mine.seen', $$VALUES ('AFTER UPDATE k4: paid to completed')$$, 'WHEN is honoured');
+SELECT pg_temp.rows_are('SELECT what FROM mine.seen', $$VALUES ('AFTER UPDATE k4: paid to completed')$$, 'WHEN is honoured');
 DROP TRIGGER note_when ON orders;
 TRUNCATE mine.seen;
 
@@ -58,7 +58,7 @@ CREATE CONSTRAINT TRIGGER note_later AFTER INSERT ON orders DEFERRABLE INITIALLY
 SELECT create_order('k5', 100, 'EUR', 'alice');
 SELECT is_empty('SELECT * FROM mine.seen', 'a deferred trigger waits');
 SET CONSTRAINTS ALL IMMEDIATE;
-SELECT results_eq('SELECT what FROM mine.seen', $$VALUES ('AFTER INSERT k5: created')$$, 'for the end');
+SELECT pg_temp.rows_are('SELECT what FROM mine.seen', $$VALUES ('AFTER INSERT k5: created')$$, 'for the end');
 SET CONSTRAINTS ALL DEFERRED;
 DROP TRIGGER note_later ON orders;
 TRUNCATE mine.seen;
@@ -77,7 +77,7 @@ CREATE TRIGGER note_update AFTER UPDATE ON orders REFERENCING NEW TABLE AS new_r
 	FOR EACH STATEMENT EXECUTE FUNCTION mine.note_table();
 SELECT create_order('k7', 100, 'EUR', 'alice');
 SELECT transition_order('k7', 'paid');
-SELECT results_eq('SELECT what FROM mine.seen ORDER BY nr', $$VALUES
+SELECT pg_temp.rows_are('SELECT what FROM mine.seen ORDER BY nr', $$VALUES
 	('STATEMENT INSERT: k7 created 1'), ('STATEMENT UPDATE: k7 paid 1')$$, 'statement triggers see the changed rows');
 DROP TRIGGER note_insert ON orders;
 DROP TRIGGER note_update ON orders;
@@ -113,13 +113,67 @@ SELECT lives_ok($$SELECT create_order('n1', 100, 'EUR', 'alice')$$, 'a trigger t
 SELECT is((SELECT state || version FROM orders WHERE key = 'n1'), 'completed3', 'takes it to the end');
 SELECT is_empty('SELECT * FROM story_faults', 'in the right order, by its events too');
 DROP TRIGGER zzz ON orders;
-CREATE TRIGGER aaa AFTER INSERT OR UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION mine.go_on();
+CREATE TRIGGER "!aa" AFTER INSERT OR UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION mine.go_on();
 SELECT ok((pg_temp.ending($$SELECT create_order('n2', 100, 'EUR', 'alice')$$)).code IS NOT NULL,
 		  'the same by a trigger that comes before the guard''s');
 SELECT is_empty('SELECT * FROM story_faults', 'is right or refused');
 SELECT ok((pg_temp.ending($$SELECT transition_order('k5', 'paid')$$)).code IS NOT NULL, 'also from a transition');
 SELECT is_empty('SELECT * FROM story_faults', 'right or refused');
-DROP TRIGGER aaa ON orders;
+DROP TRIGGER "!aa" ON orders;
+
+
+-- One that changes another order while ours is being changed: each keeps what it was called with.
+CREATE FUNCTION mine.parent() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	IF NEW.key LIKE 'child %' THEN
+		PERFORM order_idempotency.transition_order('parent of ' || NEW.key, 'paid', 'for ' || NEW.key, '{"parent": true}',
+												   '{"h": "parent"}');
+	END IF;
+	RETURN NEW;
+END
+$$;
+CREATE FUNCTION mine.failing() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	IF NEW.key LIKE 'child %' THEN
+		BEGIN
+			PERFORM order_idempotency.transition_order('parent of ' || NEW.key, 'completed', 'for ' || NEW.key);
+		EXCEPTION WHEN SQLSTATE 'OI003' THEN
+			NULL;
+		END;
+		BEGIN
+			PERFORM order_idempotency.transition_order('parent of ' || NEW.key, 'paid', 'for ' || NEW.key);
+			RAISE division_by_zero;
+		EXCEPTION WHEN division_by_zero THEN
+			NULL;
+		END;
+	END IF;
+	RETURN NEW;
+END
+$$;
+CREATE TEMPORARY TABLE nested (nr int GENERATED ALWAYS AS IDENTITY, timing text, name text, function text);
+INSERT INTO nested (timing, name, function) VALUES
+	('BEFORE', 'aaa', 'parent'), ('BEFORE', 'zzz', 'parent'), ('AFTER', '!aa', 'parent'), ('AFTER', 'zzz', 'parent'),
+	('BEFORE', 'aaa', 'failing'), ('BEFORE', 'zzz', 'failing'), ('AFTER', '!aa', 'failing'), ('AFTER', 'zzz', 'failing');
+CREATE FUNCTION pg_temp.pay_child(n nested) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	child text := 'child ' || n.nr;
+BEGIN
+	EXECUTE format('CREATE TRIGGER %I %s UPDATE ON order_idempotency.orders FOR EACH ROW EXECUTE FUNCTION mine.%I()',
+				   n.name, n.timing, n.function);
+	PERFORM order_idempotency.create_order(k, 100, 'EUR', 'alice') FROM unnest(ARRAY[child, 'parent of ' || child]) k;
+	PERFORM order_idempotency.transition_order(child, 'paid', 'rk', '{"child": true}', '{"h": "child"}');
+	EXECUTE format('DROP TRIGGER %I ON order_idempotency.orders', n.name);
+	RETURN (SELECT concat_ws(' ', h.request_key, e.payload->>'request_key', e.payload->'payload', e.headers)
+			FROM order_idempotency.order_history(child) h JOIN order_idempotency.outbox e USING (event_id) WHERE h.version = 2);
+END
+$$;
+SELECT is(pg_temp.pay_child(n), 'rk rk {"child": true} {"h": "child"}',
+		  format('%s trigger %s that changes another order: %s', timing, name, function)) FROM nested n ORDER BY nr;
+SELECT is((SELECT string_agg(concat_ws(' ', e.key, e.payload->>'request_key', e.payload->'payload', e.headers), ', ' ORDER BY e.key)
+		   FROM outbox e WHERE e.key LIKE 'parent of %' AND e.version = 2),
+		  (SELECT string_agg(format('parent of child %s for child %s {"parent": true} {"h": "parent"}', i, i), ', ' ORDER BY i)
+		   FROM generate_series(1, 4) i), 'so do the others');
+SELECT is_empty('SELECT * FROM story_faults', 'all of it in order');
 
 -- CHECK.
 ALTER TABLE orders ADD CONSTRAINT not_too_much CHECK (amount <= 1000);
