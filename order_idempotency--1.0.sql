@@ -662,7 +662,7 @@ COMMENT ON CONSTRAINT orders_pkey ON orders IS 'one order for each key, as long 
 COMMENT ON CONSTRAINT orders_check ON orders IS 'only a tombstone has no amount and no currency';
 COMMENT ON CONSTRAINT orders_currency_check ON orders IS 'three capital letters, as in ISO 4217';
 COMMENT ON TRIGGER guard_change ON orders IS 'completes a change of state: version, money status, history';
-COMMENT ON TRIGGER "0_guard_verify" ON orders IS
+COMMENT ON TRIGGER U&"\0001guard_verify" ON orders IS
 'verifies a change as it was stored against the lifecycle and the columns that never change (OI003), then writes ledger and event';
 COMMENT ON TRIGGER guard_removal ON orders IS 'refuses DELETE (OI003)';
 COMMENT ON TRIGGER guard_truncate ON orders IS 'refuses TRUNCATE (OI003)';

@@ -20,9 +20,9 @@
 #include "access/xact.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
-#include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
@@ -44,43 +44,84 @@ typedef struct RowPair
 } RowPair;
 
 /*
- * The change that a function of ours is about to make.  It is good for this
- * subtransaction only, so an error leaves nothing behind that counts.
+ * A change that a function of ours is about to make.  They nest, as a user's
+ * trigger may change another order.  Kept for the transaction; an error takes
+ * those of its subtransaction off the list.
  */
-static struct
+typedef struct Expected
 {
 	const OiOrderCall *call;
 	int			version;		/* that the change will make */
-	LocalTransactionId lxid;
 	SubTransactionId subxid;
-}			expected;
+	struct Expected *outer;
+} Expected;
+
+static Expected *expected = NULL;
 
 PG_FUNCTION_INFO_V1(oi_guard_change);
 PG_FUNCTION_INFO_V1(oi_guard_verify);
 PG_FUNCTION_INFO_V1(oi_guard_removal);
 PG_FUNCTION_INFO_V1(oi_guard_append_only);
 
-/* Announces a change, or with NULL that it is over. */
+/* Announces a change, which oi_guard_done ends. */
 void
 oi_guard_expect(const OiOrderCall *call, int version)
 {
-	expected.call = call;
-	expected.version = version;
-	expected.lxid = MyProc->lxid;
-	expected.subxid = GetCurrentSubTransactionId();
+	Expected   *e = MemoryContextAlloc(TopTransactionContext, sizeof(Expected));
+
+	e->call = call;
+	e->version = version;
+	e->subxid = GetCurrentSubTransactionId();
+	e->outer = expected;
+	expected = e;
+}
+
+/* The change that was announced last is made. */
+void
+oi_guard_done(void)
+{
+	Expected   *e = expected;
+
+	Assert(e != NULL);
+	expected = e->outer;
+	pfree(e);
+}
+
+/* Forgets what a failed subtransaction announced. */
+static void
+forget_subtransaction(SubXactEvent event, SubTransactionId subxid,
+					  SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		while (expected != NULL && expected->subxid >= subxid)
+			oi_guard_done();
+}
+
+/* Forgets everything at the end of the transaction. */
+static void
+forget_transaction(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
+		event == XACT_EVENT_PREPARE)
+		expected = NULL;
+}
+
+/* Called once, when the library is loaded. */
+void
+oi_guard_init(void)
+{
+	RegisterXactCallback(forget_transaction, NULL);
+	RegisterSubXactCallback(forget_subtransaction, NULL);
 }
 
 /* The announced change that makes this version of the order, or NULL. */
 static const OiOrderCall *
 expected_call(const OiOrder *order, int version)
 {
-	if (expected.call == NULL ||
-		expected.lxid != MyProc->lxid ||
-		expected.subxid != GetCurrentSubTransactionId() ||
-		expected.version != version ||
-		!oi_text_equal(expected.call->key, order->key))
-		return NULL;
-	return expected.call;
+	for (Expected *e = expected; e != NULL; e = e->outer)
+		if (e->version == version && oi_text_equal(e->call->key, order->key))
+			return e->call;
+	return NULL;
 }
 
 /* Raises OI003 for a state that the order cannot go to. */

@@ -11,6 +11,8 @@
 
 #include <limits.h>
 
+#include "common/jsonapi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
 
@@ -24,6 +26,60 @@ int			oi_max_subscriptions = 64;
 int			oi_pay_within = 0;
 int			oi_poll_interval = 1000;
 bool		oi_publish = true;
+
+/* what the check of setting headers has seen */
+typedef struct HeadersCheck
+{
+	int			depth;
+	bool		good;
+} HeadersCheck;
+
+/* An object: fine at the top only. */
+static void
+headers_object(void *state)
+{
+	HeadersCheck *check = state;
+
+	check->good &= check->depth++ == 0;
+}
+
+/* An array: never. */
+static void
+headers_array(void *state)
+{
+	((HeadersCheck *) state)->good = false;
+}
+
+/* Any other value: fine as a string inside. */
+static void
+headers_scalar(void *state, char *token, JsonTokenType type)
+{
+	HeadersCheck *check = state;
+
+	check->good &= check->depth == 1 && type == JSON_TOKEN_STRING;
+}
+
+/* Is the setting empty, or a JSON object of strings? */
+static bool
+check_headers_setting(char **newval, void **extra, GucSource source)
+{
+	HeadersCheck check = {.depth = 0, .good = true};
+	JsonSemAction action = {
+		.semstate = &check, .object_start = headers_object,
+		.array_start = headers_array, .scalar = headers_scalar
+	};
+	JsonLexContext *lex;
+
+	if ((*newval)[0] == '\0')
+		return true;
+	lex = makeJsonLexContextCstringLen(*newval, strlen(*newval),
+									   GetDatabaseEncoding(), true);
+	if (pg_parse_json(lex, &action) == JSON_SUCCESS && check.good)
+		return true;
+	GUC_check_errdetail("It must be a JSON object of strings.");
+	GUC_check_errhint("For example {\"traceparent\": \"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\"}.");
+	return false;
+}
 
 /* Settings that only exist where the library is loaded with the server. */
 static void
@@ -44,7 +100,7 @@ oi_guc_init(void)
 							   "Headers of events whose call gives none, as a JSON object of strings.",
 							   "For example {\"traceparent\": \"00-...\"}.  Empty: no headers.",
 							   &oi_headers, "", PGC_USERSET, 0,
-							   NULL, NULL, NULL);
+							   check_headers_setting, NULL, NULL);
 	DefineCustomIntVariable("order_idempotency.in_flight_wait",
 							"Sets how long a call waits for another transaction that holds the same key.",
 							"0: not at all.  -1: without limit.",

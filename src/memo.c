@@ -31,11 +31,13 @@
 #define MAX_ANSWERS 16
 #define MAX_PLACES 32
 
+/* how a statement is known */
 typedef struct Statement
 {
 	LocalTransactionId lxid;
 	SubTransactionId subxid;
 	CommandId	cid;
+	MemoryContext context;		/* two cursors may share all of the above */
 } Statement;
 
 typedef struct Answer
@@ -95,7 +97,7 @@ oi_memo_hash(FunctionCallInfo fcinfo, const int16 *typlens)
 
 /* The answer to this call in this statement, or NULL. */
 static Answer *
-find_answer(uint64 hash)
+find_answer(FunctionCallInfo fcinfo, uint64 hash)
 {
 	CommandId	cid = GetActiveSnapshot()->curcid;
 	SubTransactionId subxid = GetCurrentSubTransactionId();
@@ -105,7 +107,9 @@ find_answer(uint64 hash)
 		Answer	   *a = &answers[i];
 
 		if (a->row && a->hash == hash && a->statement.cid == cid &&
-			a->statement.subxid == subxid && a->statement.lxid == MyProc->lxid)
+			a->statement.subxid == subxid &&
+			a->statement.lxid == MyProc->lxid &&
+			a->statement.context == fcinfo->flinfo->fn_mcxt)
 			return a;
 	}
 	return NULL;
@@ -118,7 +122,7 @@ find_answer(uint64 hash)
 bool
 oi_memo_find(FunctionCallInfo fcinfo, uint64 hash, Datum *answer)
 {
-	Answer	   *a = find_answer(hash);
+	Answer	   *a = find_answer(fcinfo, hash);
 	Size		size;
 	HeapTupleHeader copy;
 
@@ -142,7 +146,7 @@ oi_memo_keep(FunctionCallInfo fcinfo, uint64 hash, Datum answer)
 {
 	HeapTupleHeader row = DatumGetHeapTupleHeader(answer);
 	Size		size = HeapTupleHeaderGetDatumLength(row);
-	Answer	   *a = find_answer(hash);
+	Answer	   *a = find_answer(fcinfo, hash);
 
 	if (memo_context == NULL)
 		memo_context = AllocSetContextCreate(TopMemoryContext,
@@ -160,6 +164,7 @@ oi_memo_keep(FunctionCallInfo fcinfo, uint64 hash, Datum answer)
 	a->statement.lxid = MyProc->lxid;
 	a->statement.subxid = GetCurrentSubTransactionId();
 	a->statement.cid = GetActiveSnapshot()->curcid;
+	a->statement.context = fcinfo->flinfo->fn_mcxt;
 	a->hash = hash;
 	a->nplaces = 1;
 	a->places[0] = fcinfo->flinfo;

@@ -183,7 +183,7 @@ apply_change(OiTable *table, const OiOrder *before, const OiOrderCall *call,
 
 	oi_guard_expect(call, before->version + 1);
 	oi_update(table, slot, changed_columns());
-	oi_guard_expect(NULL, 0);
+	oi_guard_done();
 
 	oi_order_read_slot(slot, &after);
 	n = oi_history_read(DatumGetArrayTypeP(after.history), &steps);

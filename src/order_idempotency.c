@@ -9,11 +9,12 @@
 
 #include "fmgr.h"
 
+#include "generation.h"
 #include "guc.h"
 #include "launcher.h"
+#include "order.h"
 #include "relation.h"
 #include "rules.h"
-#include "generation.h"
 #include "shmem.h"
 #include "xact.h"
 
@@ -29,6 +30,7 @@ _PG_init(void)
 	oi_relation_init();
 	oi_generation_init();
 	oi_rules_init();
+	oi_guard_init();
 	oi_xact_init();
 	oi_shmem_init();
 	oi_launcher_register();

@@ -223,12 +223,14 @@ pass_over(const OiBatch *batch)
 }
 
 /*
- * Read the next batch.  False: there is nothing to do; and whoever commits
- * events from now on will set our latch.
+ * Read the next batch, or the next part of it.  False: there is nothing to
+ * do, as of a moment that came after the request for a wake-up; so whoever
+ * commits events after it will set our latch.
  */
 static bool
 fetch_batch(void)
 {
+	bool		opens = worker.cursor.batch.snapshot == NULL;
 	OiBatch    *batch;
 
 	MemoryContextReset(worker.batch_context);
@@ -246,7 +248,7 @@ fetch_batch(void)
 		bool		exhausted = batch->exhausted;
 
 		pass_over(batch);
-		return !exhausted || !oi_slot_sleeps();
+		return !opens || !exhausted || !oi_slot_sleeps();
 	}
 	oi_slot_sleep(false);
 	oi_slot_set_state(OI_WORKER_DELIVERING);
