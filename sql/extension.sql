@@ -2,8 +2,9 @@
 -- Installation.  Promise 9, least privilege: the extension goes into a schema
 -- of its own making, which nobody else could have prepared.
 --
+\set SHOW_CONTEXT never
 DROP EXTENSION order_idempotency;
-SELECT count(*) FROM pg_namespace WHERE nspname = 'order_idempotency';
+DROP SCHEMA order_idempotency;
 
 -- somebody else's schema
 CREATE ROLE regress_extension_other;
@@ -35,8 +36,6 @@ DROP SCHEMA order_idempotency;
 
 -- none
 CREATE EXTENSION order_idempotency;
-\df order_idempotency.*
-\d order_idempotency.*_result
 SELECT outcome FROM order_idempotency.create_order('extension 1', 1, 'EUR');
 
 -- Dropped and created again in a session that has used it.

@@ -126,5 +126,7 @@ WHERE account LIKE 'orders %' ORDER BY account, currency;
 -- State, history, ledger and outbox agree.
 \getenv abs_srcdir PG_ABS_SRCDIR
 \set story :abs_srcdir '/test/pgtap/lib/story.psql'
+\set ECHO none
 \i :story
+\set ECHO all
 SELECT * FROM story_faults WHERE key LIKE 'orders %';
