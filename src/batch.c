@@ -262,14 +262,14 @@ read_late(Reader *reader)
 {
 	static SPIPlanPtr plan = NULL;
 	static const char *const query =
-		"SELECT e.* FROM pg_catalog.unnest($1) AS t(xid)"
-		" CROSS JOIN LATERAL (SELECT o.* FROM " LOG_ROWS " o"
-		" WHERE o.xid OPERATOR(pg_catalog.=) t.xid"
-		" AND o.position OPERATOR(pg_catalog.>) $2"
-		" AND o.position OPERATOR(pg_catalog.<=) $3"
-		" AND ($4 IS NULL OR o.type OPERATOR(pg_catalog.=) ANY ($4))"
-		" ORDER BY o.position LIMIT $5) e"
-		" ORDER BY e.position LIMIT $5";
+	"SELECT e.* FROM pg_catalog.unnest($1) AS t(xid)"
+	" CROSS JOIN LATERAL (SELECT o.* FROM " LOG_ROWS " o"
+	" WHERE o.xid OPERATOR(pg_catalog.=) t.xid"
+	" AND o.position OPERATOR(pg_catalog.>) $2"
+	" AND o.position OPERATOR(pg_catalog.<=) $3"
+	" AND ($4 IS NULL OR o.type OPERATOR(pg_catalog.=) ANY ($4))"
+	" ORDER BY o.position LIMIT $5) e"
+	" ORDER BY e.position LIMIT $5";
 	Oid			types[] = {XID8ARRAYOID, INT8OID, INT8OID, TEXTARRAYOID, INT8OID};
 	Datum		values[lengthof(types)];
 	char		nulls[] = "     ";

@@ -107,9 +107,9 @@ fill_claim(TupleTableSlot *slot, const OiClaimCall *call,
 	bool		leased = answer->lease_until != 0;
 
 	oi_claim_set_column(slot, OI_CLAIM_COL_CLAIMED_AT,
-			   TimestampTzGetDatum(answer->claimed_at), false);
+						TimestampTzGetDatum(answer->claimed_at), false);
 	oi_claim_set_column(slot, OI_CLAIM_COL_LEASE_UNTIL,
-			   TimestampTzGetDatum(answer->lease_until), !leased);
+						TimestampTzGetDatum(answer->lease_until), !leased);
 	oi_claim_set_column(slot, OI_CLAIM_COL_COMPLETED_AT, (Datum) 0, true);
 	oi_claim_set_column(slot, OI_CLAIM_COL_ATTEMPT, Int32GetDatum(answer->attempt), false);
 	if (hash)
@@ -145,7 +145,7 @@ insert_claim(OiClaimStore *store, const OiClaimCall *call, Datum key_hash,
 	oi_claim_set_column(slot, OI_CLAIM_COL_KEY_HASH, key_hash, false);
 	fill_claim(slot, call, hash, answer);
 	ExecStoreVirtualTuple(slot);
-	return oi_insert(table, slot, true);
+	return oi_insert(table, slot, true, NULL);
 }
 
 /* What a repeated call is told of the claim that stands. */
@@ -276,7 +276,7 @@ static bool
 holder_may(const OiClaimCall *call, const OiClaimRow *row, OiClaimOutcome *outcome)
 {
 	bool		done = row->completed_at != 0 ||
-		(row->lease_until == 0 && !row->own);
+	(row->lease_until == 0 && !row->own);
 
 	if (row->lease_until != 0 && call->attempt == 0)
 		ereport(ERROR,
@@ -312,12 +312,12 @@ settle_row(OiClaimStore *store, const OiClaimCall *call)
 	slot = oi_claim_row_copy(store);
 	if (call->action == OI_CLAIM_EXTEND)
 		oi_claim_set_column(slot, OI_CLAIM_COL_LEASE_UNTIL,
-				   TimestampTzGetDatum(lease_end(call->lease, now)), false);
+							TimestampTzGetDatum(lease_end(call->lease, now)), false);
 	else
 	{
 		oi_claim_set_column(slot, OI_CLAIM_COL_COMPLETED_AT, TimestampTzGetDatum(now), false);
 		oi_claim_set_column(slot, OI_CLAIM_COL_RESPONSE, PointerGetDatum(call->response),
-				   call->response == NULL);
+							call->response == NULL);
 	}
 	oi_claim_row_replace(store, slot);
 	return call->action == OI_CLAIM_EXTEND ?

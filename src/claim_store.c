@@ -129,4 +129,3 @@ oi_claim_row_replace(OiClaimStore *store, TupleTableSlot *slot)
 	}
 	oi_generation_ungate();
 }
-

@@ -85,7 +85,8 @@ check_unchanged(OiTable *table, TupleTableSlot *slot, const Datum *values,
 
 /* Inserts the row.  False: somebody was faster. */
 static bool
-insert_row(OiTable *table, const OiOrder *order, const OiStep *step)
+insert_row(OiTable *table, const OiOrder *order, const OiStep *step,
+		   const OiThen *then)
 {
 	TupleTableSlot *slot = oi_table_slot(table);
 	TupleDesc	desc = slot->tts_tupleDescriptor;
@@ -111,7 +112,7 @@ insert_row(OiTable *table, const OiOrder *order, const OiStep *step)
 	memcpy(values, slot->tts_values, sizeof(values));
 	memcpy(nulls, slot->tts_isnull, sizeof(nulls));
 	ExecStoreVirtualTuple(slot);
-	if (!oi_insert(table, slot, true))
+	if (!oi_insert(table, slot, true, then))
 		return false;
 	check_unchanged(table, slot, values, nulls);
 	return true;
@@ -158,7 +159,7 @@ static void
 creation_effects(void *arg)
 {
 	Creation   *creation = arg;
-	OiChange	change = {.call = creation->call, .step = &creation->step};
+	OiChange	change = {.call = creation->call,.step = &creation->step};
 
 	insert_deadline(creation->call, &creation->order);
 	change.transition = oi_lifecycle_find(oi_rules(), NULL, NULL);
@@ -173,15 +174,14 @@ create_order(OiTable *table, const OiOrderCall *call, OiOrderAnswer *answer)
 	Creation	creation = {.call = call};
 	OiOrder    *order = &creation.order;
 	OiStep	   *step = &creation.step;
+	OiThen		then = {.call = creation_effects,.arg = &creation};
 
 	begin_order(call, cstring_to_text(initial->to), order, step);
 	order->money = oi_money_after(OI_MONEY_NONE, initial->effect);
 	oi_event_id_generate(&step->event_id, step->at);
 	step->has_event = true;
 
-	table->on_insert = creation_effects;
-	table->on_insert_arg = &creation;
-	if (!insert_row(table, order, step))
+	if (!insert_row(table, order, step, &then))
 		return false;
 	oi_answer_replayed(order, step, answer);
 	answer->outcome = OI_CREATED;
@@ -203,7 +203,7 @@ oi_create_tombstone(OiTable *table, const OiOrderCall *call,
 	begin_order(call, call->to_state, &order, &step);
 	order.tombstone = true;
 	order.money = OI_MONEY_NONE;
-	if (!insert_row(table, &order, &step))
+	if (!insert_row(table, &order, &step, NULL))
 		return false;
 	oi_answer_from_order(&order, OI_TOMBSTONED, answer);
 	return true;

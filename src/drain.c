@@ -503,13 +503,13 @@ oi_drain_record(const OiSubscription *sub, OiCursor *cursor, int64 delivered)
 {
 	static SPIPlanPtr plan = NULL;
 	static const char *const query =
-		"UPDATE order_idempotency.subscription_cursors AS c SET"
-		" behind = $2, behind_position = $3, behind_next_xid = $4,"
-		" batch = $5, batch_position = $6, batch_next_xid = $7,"
-		" progress = $8, delivered = c.delivered OPERATOR(pg_catalog.+) $9,"
-		" delivered_at = CASE WHEN $9 OPERATOR(pg_catalog.>) 0"
-		" THEN pg_catalog.clock_timestamp() ELSE c.delivered_at END"
-		" WHERE c.subscription OPERATOR(pg_catalog.=) $1";
+	"UPDATE order_idempotency.subscription_cursors AS c SET"
+	" behind = $2, behind_position = $3, behind_next_xid = $4,"
+	" batch = $5, batch_position = $6, batch_next_xid = $7,"
+	" progress = $8, delivered = c.delivered OPERATOR(pg_catalog.+) $9,"
+	" delivered_at = CASE WHEN $9 OPERATOR(pg_catalog.>) 0"
+	" THEN pg_catalog.clock_timestamp() ELSE c.delivered_at END"
+	" WHERE c.subscription OPERATOR(pg_catalog.=) $1";
 	Oid			types[] = {INT4OID, PG_SNAPSHOTOID, INT8OID, XID8OID,
 	PG_SNAPSHOTOID, INT8OID, XID8OID, INT8OID, INT8OID};
 	Datum		values[lengthof(types)] = {0};

@@ -38,7 +38,8 @@ typedef struct OiCursor
 	int64		progress;
 
 	/* not recorded */
-	int64		end;			/* no row that batch sees has a higher position */
+	int64		end;			/* no row that batch sees has a higher
+								 * position */
 	int			nlate;			/* transactions of late rows of the batch; -1: */
 	uint64	   *late;			/* not known yet */
 	int64		passed;			/* rows passed over since it was recorded */

@@ -196,7 +196,7 @@ money_after_change(const OiOrder *old, const OiOrder *new)
 											  text_to_cstring(new->state));
 	OiMoney		before = oi_order_money(old);
 	OiMoney		after = t ? oi_money_after(before, t->effect) :
-		OI_MONEY_UNKNOWN;
+	OI_MONEY_UNKNOWN;
 
 	return after != OI_MONEY_UNKNOWN ? after : before;
 }

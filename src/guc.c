@@ -63,10 +63,10 @@ headers_scalar(void *state, char *token, JsonTokenType type)
 static bool
 check_headers_setting(char **newval, void **extra, GucSource source)
 {
-	HeadersCheck check = {.depth = 0, .good = true};
+	HeadersCheck check = {.depth = 0,.good = true};
 	JsonSemAction action = {
-		.semstate = &check, .object_start = headers_object,
-		.array_start = headers_array, .scalar = headers_scalar
+		.semstate = &check,.object_start = headers_object,
+		.array_start = headers_array,.scalar = headers_scalar
 	};
 	JsonLexContext *lex;
 

@@ -175,7 +175,7 @@ spread_money(const OiLifecycle *lifecycle, const OiTransition *t,
 			 bool *progress, OiLifecycleError *error)
 {
 	OiMoney		before = t->from ? find_state(lifecycle, t->from)->money :
-		OI_MONEY_NONE;
+	OI_MONEY_NONE;
 	OiMoney		after;
 	OiState    *target = find_state(lifecycle, t->to);
 

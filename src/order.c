@@ -123,7 +123,7 @@ change_allowed(const OiOrder *order, const OiOrderCall *call)
 
 	foreach(lc, oi_order_targets(order))
 		if (strcmp(lfirst(lc), target) == 0)
-			return true;
+		return true;
 	return false;
 }
 
@@ -162,7 +162,7 @@ static Bitmapset *
 changed_columns(void)
 {
 	static const int columns[] = {OI_ORDER_STATE, OI_ORDER_VERSION,
-		OI_ORDER_CHANGED_AT, OI_ORDER_MONEY_STATUS, OI_ORDER_HISTORY};
+	OI_ORDER_CHANGED_AT, OI_ORDER_MONEY_STATUS, OI_ORDER_HISTORY};
 	Bitmapset  *set = NULL;
 
 	for (int i = 0; i < (int) lengthof(columns); i++)

@@ -34,7 +34,7 @@
 
 /* bounds of one call of deliver, and so of what a crash leaves unrecorded */
 #define OI_SINK_MAX_EVENTS 5000
-#define OI_SINK_MAX_BYTES (8 * 1024 * 1024)	/* or one larger event */
+#define OI_SINK_MAX_BYTES (8 * 1024 * 1024) /* or one larger event */
 
 /*
  * What became of an event.  Zero is what an event has before it is handed
@@ -57,7 +57,8 @@ typedef struct OiSinkHeader
 /* One event.  All text is valid UTF-8, whatever the database's encoding. */
 typedef struct OiSinkEvent
 {
-	int64		position;		/* in the log; may be issued again after a failover */
+	int64		position;		/* in the log; may be issued again after a
+								 * failover */
 	pg_uuid_t	event_id;		/* never is, and the same on every attempt */
 	const char *event_id_text;
 	const char *key;			/* the order's key, or emit_event's */
@@ -100,8 +101,8 @@ typedef struct OiSinkCallbacks
 	 * Required: deliver events, in their order, until the deadline, and fill
 	 * an outcome for each.  Where an event is not delivered, none of the same
 	 * key behind it may be.  An ERROR means that all of them are to be sent
-	 * again.  CurrentMemoryContext is reset after the call and what came of it
-	 * is noted.
+	 * again.  CurrentMemoryContext is reset after the call and what came of
+	 * it is noted.
 	 */
 	void		(*deliver) (OiSinkState *state, OiSinkEvent *events, int n,
 							TimestampTz deadline);
@@ -113,8 +114,7 @@ typedef struct OiSinkCallbacks
 typedef const OiSinkCallbacks *(*OiSinkInit) (void);
 
 /* what a sink's library exports */
-extern PGDLLEXPORT const OiSinkCallbacks *
-			_PG_order_sink_init(void);
+extern PGDLLEXPORT const OiSinkCallbacks *_PG_order_sink_init(void);
 
 /* the value of an option, or NULL */
 extern PGDLLEXPORT const char *oi_sink_option(List *options, const char *name);

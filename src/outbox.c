@@ -111,7 +111,7 @@ oi_outbox_append(const OiEvent *event)
 	slot->tts_isnull[COL_HEADERS] = event->headers == NULL;
 	slot->tts_values[COL_CREATED_AT] = TimestampTzGetDatum(event->created_at);
 	ExecStoreVirtualTuple(slot);
-	oi_insert(&table, slot, false);
+	oi_insert(&table, slot, false, NULL);
 	oi_table_close(&table);
 	oi_xact_note_event();
 }

@@ -285,7 +285,7 @@ OiLockResult
 oi_lock(OiTable *table, OiWait *wait)
 {
 	LockRequest request = {
-		.table = table, .tid = table->row->tts_tid, .policy = LockWaitSkip
+		.table = table,.tid = table->row->tts_tid,.policy = LockWaitSkip
 	};
 
 	lock_row(&request);

@@ -55,11 +55,14 @@ typedef struct OiTable
 	TupleTableSlot *row;		/* what look-ups find; made by the first */
 	EState	   *estate;			/* made by the first write */
 	ResultRelInfo *rri;			/* likewise */
-
-	/* called when a row was inserted, before AFTER triggers fire, or NULL */
-	void		(*on_insert) (void *arg);
-	void	   *on_insert_arg;
 } OiTable;
+
+/* what is to be done when a row is stored, before AFTER triggers fire */
+typedef struct OiThen
+{
+	void		(*call) (void *arg);
+	void	   *arg;
+} OiThen;
 
 /* what a probe for a key says */
 typedef enum OiProbe
@@ -94,7 +97,8 @@ extern void oi_serialization_failure(const char *what) pg_attribute_noreturn();
 
 /* relation_write.c */
 extern void oi_write_end(OiTable *table);
-extern bool oi_insert(OiTable *table, TupleTableSlot *slot, bool speculative);
+extern bool oi_insert(OiTable *table, TupleTableSlot *slot, bool speculative,
+					  const OiThen *then);
 extern void oi_update(OiTable *table, TupleTableSlot *newslot,
 					  Bitmapset *changed);
 extern void oi_delete(OiTable *table);

@@ -161,10 +161,12 @@ store_row(OiTable *table, TupleTableSlot *slot, bool speculative,
 
 /*
  * Inserts the row in the slot.  Speculatively: returns false, with nothing
- * inserted, if the primary key was there already or is being inserted.
+ * inserted, if the primary key was there already or is being inserted.  If
+ * the row is stored, "then" is done before AFTER triggers fire; it may be NULL.
  */
 bool
-oi_insert(OiTable *table, TupleTableSlot *slot, bool speculative)
+oi_insert(OiTable *table, TupleTableSlot *slot, bool speculative,
+		  const OiThen *then)
 {
 	TransitionCaptureState *transitions;
 	TriggerDesc *triggers;
@@ -188,8 +190,8 @@ oi_insert(OiTable *table, TupleTableSlot *slot, bool speculative)
 	{
 		ExecARInsertTriggers(table->estate, table->rri, slot, recheck,
 							 transitions);
-		if (table->on_insert)
-			table->on_insert(table->on_insert_arg);
+		if (then)
+			then->call(then->arg);
 	}
 	end_statement(table, CMD_INSERT, transitions);
 	return stored;
@@ -281,6 +283,6 @@ oi_insert_values(OiRelation which, const Datum *values, const bool *nulls)
 	memcpy(slot->tts_values, values, natts * sizeof(Datum));
 	memcpy(slot->tts_isnull, nulls, natts * sizeof(bool));
 	ExecStoreVirtualTuple(slot);
-	oi_insert(&table, slot, false);
+	oi_insert(&table, slot, false, NULL);
 	oi_table_close(&table);
 }

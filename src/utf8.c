@@ -33,12 +33,14 @@ utf8_from_unknown(const char *text, int len)
 		int			valid = pg_encoding_verifymbstr(PG_UTF8, text, len);
 
 		appendBinaryStringInfo(&out, text, valid);
-		text += valid;
+		text	  +=valid;
+
 		len -= valid;
 		if (len > 0)
 		{
 			appendStringInfoString(&out, REPLACEMENT);
-			text++;
+			text	  ++;
+
 			len--;
 		}
 	}
@@ -74,14 +76,16 @@ utf8_from_encoding(const char *text, int len)
 											 (unsigned char *) out.data + out.len,
 											 room, true);
 		out.len += strlen(out.data + out.len);
-		text += done;
+		text	  +=done;
+
 		len -= done;
 		if (len > 0)
 		{
 			int			skip = Min(pg_mblen(text), len);
 
 			appendStringInfoString(&out, REPLACEMENT);
-			text += skip;
+			text	  +=skip;
+
 			len -= skip;
 		}
 	}
