@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import signal
 import sys
 import time
@@ -18,15 +19,17 @@ class Workdir:
         self.expectations = self.path("expectations.jsonl")
         self.lock_file = None
 
-    def path(self, name):
-        """A file of the directory."""
-        return os.path.join(self.root, name)
+    def path(self, name, directory=""):
+        """A file of the directory, or of one in it."""
+        return os.path.join(self.root, directory, name)
 
     def clean(self):
         """Remove what a former demo wrote; the server removes its own."""
         for name in os.listdir(self.root):
             if name.endswith((".jsonl", ".log", ".txt")):
                 os.unlink(self.path(name))
+        shutil.rmtree(self.path("events"), ignore_errors=True)
+        os.mkdir(self.path("events"))
 
     def lock(self):
         """Be the only demo here, after another one has ended."""
