@@ -4,7 +4,7 @@
 -- here commits by itself, as it does around a call to a payment provider.
 \ir lib/tools.psql
 SET search_path = order_idempotency, public;
-SELECT plan(73);
+SELECT plan(75);
 
 -- One attempt.
 SELECT is(outcome, 'claimed', 'claimed') FROM claim_key('a', '{"n": 1}', lease => '1 hour');
@@ -27,8 +27,8 @@ SELECT is(response, '"done"', 'with the response') FROM claim_key('a', '{"n": 1}
 SELECT is(outcome, 'mismatch', 'and still compared') FROM claim_key('a', '{"n": 2}');
 SELECT is(complete_key('a', '"late"', attempt => 1), 'replayed', 'completed again: replayed');
 SELECT is(response, '"done"', 'the first response stands') FROM claim_key('a');
-SELECT isnt(release_key('a', attempt => 1), 'released', 'a completed claim is never released');
-SELECT isnt(extend_key('a', '1 hour', 'default', 1), 'extended', 'nor extended');
+SELECT is(release_key('a', attempt => 1), 'stale', 'a completed claim is never released');
+SELECT is(extend_key('a', '1 hour', 'default', 1), 'stale', 'nor extended');
 SELECT is(outcome, 'replayed', 'it stays completed') FROM claim_key('a');
 
 -- A lease that ends.
@@ -86,7 +86,9 @@ SELECT is(complete_key('f', '"x"', attempt => 1), 'stale', 'and the first attemp
 SELECT is(outcome, 'claimed', 'claimed without a lease') FROM claim_key('g', '1');
 SELECT is(outcome, 'replayed', 'committed: done') FROM claim_key('g', '1');
 SELECT is(outcome, 'replayed', 'also for one who asks for a lease') FROM claim_key('g', '1', lease => '1 hour');
-SELECT isnt(release_key('g'), 'released', 'and not to be given back');
+SELECT is(release_key('g'), 'stale', 'and not to be given back');
+SELECT is(complete_key('g', '"late"'), 'replayed', 'nor to be given a response');
+SELECT is(response, NULL, 'it has none') FROM claim_key('g', '1');
 SELECT is(outcome, 'replayed', 'it stays done') FROM claim_key('g', '1');
 
 -- A rolled back claim was never made.

@@ -5,7 +5,7 @@ BEGIN;
 \ir lib/tools.psql
 \ir lib/story.psql
 SET search_path = order_idempotency, public;
-SELECT plan(88);
+SELECT plan(96);
 
 SELECT create_order('k' || i, 100, 'EUR', 'alice', '{"n": 1}') FROM generate_series(0, 9) i;
 SELECT transition_order('k9', 'paid');
@@ -122,6 +122,18 @@ SELECT is((SELECT outcome FROM transition_order('i1', 'paid', 'pay-1')), 'replay
 SELECT is((SELECT outcome FROM transition_order('i1', 'cancelled', on_conflict => 'report')), 'illegal', 'its state too');
 SELECT is((SELECT outcome || version FROM transition_order('i1', 'completed')), 'applied3', 'and it goes on');
 SELECT is((SELECT string_agg(type, ' ') FROM outbox WHERE key = 'i1'), 'order.completed', 'with events from here');
+
+-- An import that does not say where the money is: where the lifecycle has it in that state.
+INSERT INTO orders (key, state, amount, currency, account) VALUES
+	('i2', 'created', 100, 'EUR', 'dave'), ('i3', 'paid', 100, 'EUR', 'dave'), ('i4', 'nowhere', 100, 'EUR', 'dave');
+SELECT is((SELECT outcome FROM transition_order('i2', 'paid')), 'applied', 'an order imported as created');
+SELECT is((SELECT effect FROM ledger WHERE order_key = 'i2'), 'capture', 'is captured, as it was held');
+SELECT is((SELECT money_status FROM orders WHERE key = 'i2'), 'captured', 'which its row then says');
+SELECT is((SELECT outcome FROM transition_order('i3', 'completed')), 'applied', 'one imported as paid');
+SELECT is((SELECT money_status FROM orders WHERE key = 'i3'), 'captured', 'was captured');
+SELECT throws_ok($$SELECT transition_order('i4', 'paid')$$, 'OI003', NULL, 'one in a state that the lifecycle does not know');
+SELECT is((SELECT outcome FROM create_order('i2', 100, 'EUR', 'dave')), 'replayed', 'an import stands for its creation');
+SELECT is((SELECT event_id FROM create_order('i2', 100, 'EUR', 'dave')), NULL, 'of which there is no event');
 
 -- What the tables themselves refuse to an import.
 SELECT throws_ok($$INSERT INTO orders (key, state, amount, currency) VALUES ('', 'created', 1, 'EUR')$$, '23514', NULL,
