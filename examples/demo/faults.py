@@ -8,15 +8,11 @@ on the usual one the client process, which publishes by itself.
 import os
 import random
 import signal
-import time
 
 import psycopg
 
 # What is killed when this share of the requests is answered.
 SCHEDULE = ((0.25, "backend"), (0.50, "publisher"), (0.75, "postmaster"))
-
-VICTIM_DEADLINE = 30.0          # seconds to find somebody to kill
-POLL = 0.01
 
 BUSY_BACKEND = """
 SELECT pid FROM pg_stat_activity
@@ -29,30 +25,31 @@ SELECT pid FROM order_idempotency.subscription_workers() WHERE pid IS NOT NULL""
 
 
 class Faults:
-    """Strikes as the feed advances; done lists what was killed."""
+    """Strikes as the feed advances; left is what has not been killed yet."""
 
     def __init__(self, server, database, report):
         self.server = server
         self.database = database
         self.report = report
         self.left = list(SCHEDULE)
-        self.done = []
 
     def progress(self, dispatcher):
-        """Strike if it is time to."""
+        """Strike if it is time to; where there is no victim, at the next answer."""
         while self.left and len(dispatcher.answers) >= self.left[0][0] * dispatcher.total:
-            _, victim = self.left.pop(0)
-            what = getattr(self, f"_kill_{victim}")(dispatcher)
-            self.done.append(victim)
-            self.report(f"kill -9: {what}")
+            killed = getattr(self, f"_kill_{self.left[0][1]}")(dispatcher)
+            if killed is None:
+                return
+            self.left.pop(0)
+            self.report(f"kill -9: {killed}")
 
     def _kill_backend(self, _dispatcher):
         pid = self._kill_found(BUSY_BACKEND)
-        return f"backend {pid} of a client"
+        return pid and f"backend {pid} of a client"
 
     def _kill_publisher(self, dispatcher):
         if self.database == "ours":
-            return f"subscription worker {self._kill_found(WORKER)}"
+            pid = self._kill_found(WORKER)
+            return pid and f"subscription worker {pid}"
         client = random.choice(dispatcher.busy_clients() or dispatcher.clients)
         pid = client.process.pid
         dispatcher.kill_client(client)
@@ -64,16 +61,9 @@ class Faults:
         return f"postmaster {pid}, and started again"
 
     def _kill_found(self, query):
-        """Kill the process that a query names, once it names one."""
-        deadline = time.monotonic() + VICTIM_DEADLINE
-        while True:
-            pid = self._look(query)
-            if pid is not None and kill(pid):
-                return pid
-            if time.monotonic() > deadline:
-                raise TimeoutError("found no process to kill within "
-                                   f"{VICTIM_DEADLINE:.0f} seconds")
-            time.sleep(POLL)
+        """Kill the process that a query names; its pid, None without one."""
+        pid = self._look(query)
+        return pid if pid is not None and kill(pid) else None
 
     def _look(self, query):
         """The pid that a query gives, None without one or without a server."""
