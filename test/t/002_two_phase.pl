@@ -45,6 +45,7 @@ sub found
 	my ($name) = @_;
 
 	return $node->safe_psql('postgres', <<~"SQL");
+	SELECT line FROM (
 	SELECT 'claim ' || COALESCE(response::text, key)
 	FROM order_idempotency.claims
 	WHERE key LIKE '$name-%' OR response::text LIKE '"$name-%'
@@ -57,7 +58,7 @@ sub found
 	UNION ALL
 	SELECT 'event ' || key || ' ' || type
 	FROM order_idempotency.outbox WHERE key LIKE '$name-%'
-	ORDER BY 1 COLLATE "C"
+	) found (line) ORDER BY line COLLATE "C"
 	SQL
 }
 
@@ -111,7 +112,7 @@ is(found('drop'), before('drop'),
 	'of work rolled back to a savepoint nothing is');
 is(found('inner'), before('inner'),
 	'nor of work released into one that is rolled back');
-is($node->safe_psql('postgres', work('drop')),
+is($node->safe_psql('postgres', 'BEGIN; ' . work('drop') . 'COMMIT;'),
 	$outcomes, 'what was rolled back can be done');
 is(found('drop'), after('drop'), 'and then is all there');
 

@@ -66,7 +66,7 @@ foreach my $stage (1, 4, 6, scalar @steps)
 		'created|1', 'and what it changed is as it was');
 }
 
-is($pool->run(0, join "\n", @steps), $done,
+is($pool->run(0, join "\n", 'BEGIN;', @steps, 'COMMIT;'), $done,
 	'all of it can be done afterwards');
 kill_server($node);
 $node->start;

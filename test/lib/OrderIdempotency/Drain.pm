@@ -19,7 +19,8 @@ our @EXPORT = qw(new_drain_node sink_dir create_sink subscribe emit read_events
 sub new_drain_node
 {
 	my ($name, %opt) = @_;
-	my $node = new_node($name, %opt);
+	my $node = new_node($name, %opt,
+		conf => "max_worker_processes = 24\n" . ($opt{conf} // ''));
 
 	mkdir sink_dir($node) or die "could not create directory: $!";
 	create_sink($node, 'postgres');
