@@ -34,4 +34,11 @@ oi_compat_set_updated_columns(RangeTblEntry *rte, EState *estate,
 	rte->updatedCols = columns;
 }
 
+/* Sets the prepared CHECK constraints of a table; NULL in it is true. */
+static inline void
+oi_compat_set_checks(ResultRelInfo *rri, ExprState **checks)
+{
+	rri->ri_ConstraintExprs = checks;
+}
+
 #endif							/* OI_COMPAT_H */
