@@ -16,7 +16,7 @@
 use strict;
 use warnings;
 
-use File::Basename qw(basename dirname);
+use File::Basename qw(dirname);
 use File::Spec;
 use FindBin;
 use IPC::Run;
@@ -74,7 +74,8 @@ sub ask
 	$command =~ s/\Q$directory\E/$s->{files}/g;
 	$s->{timer}->start;
 	$s->{in} .= "$command\n\\echo '$end'\n\\warn '$end'\n";
-	$s->{psql}->pump until $s->{out} =~ /^\Q$end\E$/m && $s->{err} =~ /^\Q$end\E$/m;
+	$s->{psql}->pump
+	  until $s->{out} =~ /^\Q$end\E\n/m && $s->{err} =~ /^\Q$end\E\n/m;
 
 	my $answer = $s->{err} . $s->{out};
 	$s->{$_} = '' foreach qw(out err);
@@ -265,14 +266,15 @@ is(wrong_in("```python\nSELECT 1 / 0;\n```"), 0, 'other languages are not run');
 
 foreach my $page (@pages)
 {
+	my $name = File::Spec->abs2rel($page, $top);
 	my ($s, $count, @wrong);
 
 	$node->safe_psql('postgres', "CREATE DATABASE $database");
 	$s = start_session($database);
 	($count, @wrong) = run_examples($s, slurp_file($page));
 	end_session($s);
-	is(join("\n", @wrong), '', basename($page) . ": all $count examples are true");
-	cmp_ok($count, '>', 10, basename($page) . ' has examples')
+	is(join("\n", @wrong), '', "$name: all $count examples are true");
+	cmp_ok($count, '>', 10, "$name has examples")
 	  if $page ne "$top/docs/README.md";
 	$node->safe_psql('postgres', "DROP DATABASE $database");
 }
@@ -322,7 +324,8 @@ sub dead_links
 
 is_deeply([ anchors("# A b, c!\n## `x_y`\n### x_y\n") ],
 	[qw(a-b-c x_y x_y-1)], 'anchors are made as forges make them');
-is(join(' ', dead_links($_)), '', basename($_) . ': every link leads somewhere')
+is(join(' ', dead_links($_)),
+	'', File::Spec->abs2rel($_, $top) . ': every link leads somewhere')
   foreach @pages;
 
 # -- the reference and the catalogs ---------------------------------------------
@@ -336,7 +339,7 @@ sub rows
 
 	while ($section =~ /^\| (.*) \|$/mg)
 	{
-		my @cells = split / \|(?: |(?=\|)) ?/, $1, -1;
+		my @cells = split /\s*\|\s*/, $1, -1;
 
 		s/`//g foreach @cells;
 		push @rows, \@cells;
@@ -380,8 +383,7 @@ is( sorted(map { join '|', @$_[ 0 .. 4 ] } @settings),
 			  FROM pg_settings WHERE name LIKE 'order\_idempotency.%'})),
 	'settings: unit, default, bounds and context');
 
-my @documented = $reference =~ /`(\w+\([^`()]*\))`/g;
-my %documented = map { $_ => 1 } @documented;
+my %documented = map { $_ => 1 } $reference =~ /`(\w+\([^`()]*\))`/g;
 my @signatures = query(
 	q{SELECT proname || '(' || regexp_replace(regexp_replace(regexp_replace(
 				regexp_replace(pg_get_function_arguments(oid), '(, )?OUT .*', ''),
@@ -401,8 +403,8 @@ my $names = '';
 foreach my $line (split /\n/, section('## Tables and views'))
 {
 	$names = $1 if $line =~ /^#### (.*)/;
-	next unless $line =~ /^\| `(\w+)` \| ([^|]+) \|/;
-	push @{ $columns{$_} }, "$1 $2" foreach $names =~ /`(\w+)`/g;
+	my ($column, $type) = $line =~ /^\| `(\w+)` \| ([^|]+) \|/ or next;
+	push @{ $columns{$_} }, "$column $type" foreach $names =~ /`(\w+)`/g;
 }
 is( sorted(map { "$_: " . join ', ', @{ $columns{$_} } } keys %columns),
 	sorted(
