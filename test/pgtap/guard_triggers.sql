@@ -6,7 +6,7 @@ BEGIN;
 \ir lib/tools.psql
 \ir lib/story.psql
 SET search_path = order_idempotency, public;
-SELECT plan(67);
+SELECT plan(73);
 
 CREATE SCHEMA mine;
 CREATE FUNCTION mine.to_completed() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.state := 'completed'; RETURN NEW; END$$;
@@ -17,6 +17,12 @@ CREATE FUNCTION mine.account() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.a
 CREATE FUNCTION mine.payload() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.payload := '{"mine": 1}'; RETURN NEW; END$$;
 CREATE FUNCTION mine.version() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.version := 1; RETURN NEW; END$$;
 CREATE FUNCTION mine.history() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.history := '{}'; RETURN NEW; END$$;
+CREATE FUNCTION mine.past() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.history[1].request_key := 'forged'; RETURN NEW; END$$;
+CREATE FUNCTION mine.short() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.history := NEW.history[2:2]; RETURN NEW; END$$;
+CREATE FUNCTION mine.long() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.history := NEW.history[1] || NEW.history; RETURN NEW; END$$;
+CREATE FUNCTION mine.step() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.history[2].state := 'completed'; RETURN NEW; END$$;
+CREATE FUNCTION mine.no_event() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.history[2].event_id := NULL; RETURN NEW; END$$;
+CREATE FUNCTION mine.time() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.changed_at := 'epoch'; RETURN NEW; END$$;
 CREATE FUNCTION mine.money() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.money_status := 'none'; RETURN NEW; END$$;
 CREATE FUNCTION mine.key() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.key := 'stolen'; RETURN NEW; END$$;
 CREATE FUNCTION mine.tombstone() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.tombstone := true; RETURN NEW; END$$;
@@ -47,7 +53,7 @@ FROM unnest(ARRAY['zzz', 'aaa']) t,
 	 unnest(ARRAY['amount', 'account', 'payload', 'key', 'tombstone', 'created_at']) f,
 	 pg_temp.with_trigger(t, 'BEFORE UPDATE', f, $$UPDATE orders SET state = 'paid' WHERE key = 'k'$$);
 SELECT is(code || ' ' || faults, 'OI003 0', format('UPDATE, trigger zzz: %s', f))
-FROM unnest(ARRAY['to_completed', 'version', 'history', 'money']) f,
+FROM unnest(ARRAY['to_completed', 'version', 'history', 'past', 'short', 'long', 'step', 'no_event', 'time', 'money']) f,
 	 pg_temp.with_trigger('zzz', 'BEFORE UPDATE', f, $$UPDATE orders SET state = 'paid' WHERE key = 'k'$$);
 SELECT is(code || ' ' || faults, 'OI003 0', 'UPDATE, trigger aaa: to_completed')
 FROM pg_temp.with_trigger('aaa', 'BEFORE UPDATE', 'to_completed', $$UPDATE orders SET state = 'paid' WHERE key = 'k'$$);

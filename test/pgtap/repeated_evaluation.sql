@@ -5,7 +5,7 @@ BEGIN;
 \ir lib/tools.psql
 \ir lib/story.psql
 SET search_path = order_idempotency, public;
-SELECT plan(50);
+SELECT plan(63);
 
 -- SELECT (f(...)).*
 CREATE TEMPORARY TABLE c1 AS SELECT (claim_key('c1', '{"a": 1}')).*;
@@ -16,6 +16,14 @@ CREATE TEMPORARY TABLE c2 AS SELECT (claim_key('c2', lease => '1 hour')).*;
 SELECT is(outcome, 'claimed', 'claim_key with a lease: the first column') FROM c2;
 SELECT ok(lease_until > now(), 'claim_key with a lease: the last') FROM c2;
 SELECT is((SELECT (claim_key('c2', lease => '1 hour')).outcome), 'in_progress', 'the next statement finds it at work');
+
+CREATE TEMPORARY TABLE c3 AS
+	SELECT (claim_key('c3')).outcome AS one, (claim_key('c3')).attempt, (claim_key('c3')).outcome AS other;
+SELECT is(one || ' ' || other, 'claimed claimed', 'claim_key: the same column twice') FROM c3;
+CREATE TEMPORARY TABLE c4 AS
+	SELECT (claim_key('c4', lease => '1 hour')).outcome AS one, (claim_key('c4', lease => '1 hour')).outcome AS other,
+		   (claim_key('c4', '1', lease => '1 hour')).outcome AS another;
+SELECT is(one || ' ' || other || ' ' || another, 'claimed claimed in_progress', 'but another call is another call') FROM c4;
 
 CREATE TEMPORARY TABLE o1 AS SELECT (create_order('o1', 100, 'EUR', 'alice')).*;
 SELECT is(outcome, 'created', 'create_order') FROM o1;
@@ -187,23 +195,25 @@ SELECT is(pg_temp.retried_order(), 'created', 'so is an order');
 SELECT is((SELECT count(*) FROM outbox WHERE key = 's2'), 1::bigint, 'with its event');
 
 -- What a statement was told holds for that statement only, also where nothing was written in between.
-CREATE FUNCTION pg_temp.patient() RETURNS text LANGUAGE plpgsql AS $$
+CREATE FUNCTION pg_temp.patient(k text, columns int) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
 	o text;
-	v int;
+	call text := format('(order_idempotency.claim_key(%L, lease => ''1 hour'')).outcome', k);
 BEGIN
-	PERFORM (order_idempotency.claim_key('z1', lease => '20 ms')).outcome;
-	SELECT (order_idempotency.claim_key('z1', lease => '1 hour')).outcome INTO o;
-	WHILE NOT EXISTS (SELECT FROM order_idempotency.abandoned_claims WHERE key = 'z1') AND o = 'in_progress' LOOP
-		PERFORM pg_sleep(0.002);
+	PERFORM (order_idempotency.claim_key(k, lease => '10 ms')).outcome;
+	EXECUTE 'SELECT ' || call INTO o;
+	WHILE o = 'in_progress' AND NOT EXISTS (SELECT FROM order_idempotency.abandoned_claims a WHERE a.key = k) LOOP
+		PERFORM pg_sleep(0.001);
 	END LOOP;
 	IF o = 'in_progress' THEN
-		SELECT 1 + 1, (order_idempotency.claim_key('z1', lease => '1 hour')).outcome INTO v, o;
+		-- a statement that looks different in memory, too
+		EXECUTE format('SELECT %s FROM (SELECT %s %s AS o OFFSET 0) s', 'o', repeat('clock_timestamp(), ', columns), call) INTO o;
 	END IF;
 	RETURN o;
 END
 $$;
-SELECT is(pg_temp.patient(), 'claimed', 'a transaction that asks again when a lease is over gets the claim');
+SELECT is(pg_temp.patient('z' || i, i), 'claimed', 'a transaction that asks again when a lease is over gets the claim: ' || i)
+FROM generate_series(0, 11) i;
 
 -- A cursor goes on where other statements have been.
 DECLARE walk CURSOR FOR SELECT (claim_key(k)).* FROM (VALUES ('w1'), ('w2'), ('w1')) v(k);
