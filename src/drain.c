@@ -18,36 +18,22 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
-#include "access/xlog.h"
-#include "access/xlog_internal.h"
 #include "batch.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "drain.h"
+#include "durable.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "postmaster/interrupt.h"
 #include "relation.h"
-#include "replication/syncrep.h"
-#include "replication/walsender.h"
-#include "replication/walsender_private.h"
-#include "storage/latch.h"
-#include "storage/lwlock.h"
 #include "subscription.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/datum.h"
 #include "utils/jsonb.h"
-#include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
-#include "utils/wait_event.h"
 #include "utils/xid8.h"
-
-/* ms between two looks at what the synchronous standbys have */
-#define STANDBY_WAIT_FIRST 1
-#define STANDBY_WAIT_MOST 32
 
 /* who we were before a transaction of ours */
 typedef struct Identity
@@ -260,25 +246,35 @@ oi_drain_subscription(int32 id)
 }
 
 /*
+ * Is the row of a subscription still there?
+ */
+static bool
+row_exists(const OiSubscription *sub)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(sub->id)};
+
+	oi_drain_execute(oi_drain_plan(&plan,
+								   "SELECT 1 FROM order_idempotency.subscriptions s"
+								   " WHERE s.id OPERATOR(pg_catalog.=) $1", 1, types),
+					 values, NULL, true);
+	return SPI_processed > 0;
+}
+
+/*
  * Is a subscription still there?
  */
 bool
 oi_drain_exists(const OiSubscription *sub)
 {
-	static SPIPlanPtr plan = NULL;
 	MemoryContext context = CurrentMemoryContext;
-	Oid			types[] = {INT4OID};
-	Datum		values[] = {Int32GetDatum(sub->id)};
 	Identity	was;
 	bool		there = false;
 
 	if (begin_work(sub->relid, &was))
 	{
-		oi_drain_execute(oi_drain_plan(&plan,
-									   "SELECT 1 FROM order_idempotency.subscriptions s"
-									   " WHERE s.id OPERATOR(pg_catalog.=) $1", 1, types),
-						 values, NULL, true);
-		there = SPI_processed > 0;
+		there = row_exists(sub);
 		end_work(&was, context);
 	}
 	MemoryContextSwitchTo(context);
@@ -370,28 +366,14 @@ open_batch(OiCursor *cursor)
 }
 
 /*
- * The end of the WAL that is in use, as an end of a record: where the next
- * record would start behind a page's header, the last one ended before it.
- */
-static XLogRecPtr
-wal_end(void)
-{
-	XLogRecPtr	lsn = GetXLogInsertRecPtr();
-	uint32		offset = lsn % XLOG_BLCKSZ;
-	bool		first = XLogSegmentOffset(lsn, wal_segment_size) < XLOG_BLCKSZ;
-
-	return offset == (first ? SizeOfXLogLongPHD : SizeOfXLogShortPHD) ? lsn - offset : lsn;
-}
-
-/*
  * Read the next events of the cursor's batch, opening one if need be, into
- * the current context.  NULL: the extension is gone.
+ * the current context.  NULL: the subscription is gone.
  */
 OiBatch *
 oi_drain_read(const OiSubscription *sub, OiCursor *cursor)
 {
 	MemoryContext context = CurrentMemoryContext;
-	OiBatch    *batch = palloc0(sizeof(OiBatch));
+	OiBatch    *batch = NULL;
 	Identity	was;
 
 	if (!begin_work(sub->relid, &was))
@@ -399,64 +381,19 @@ oi_drain_read(const OiSubscription *sub, OiCursor *cursor)
 		MemoryContextSwitchTo(context);
 		return NULL;
 	}
-	if (cursor->batch.snapshot == NULL)
-		open_batch(cursor);
-	PushActiveSnapshot(GetLatestSnapshot());
-	oi_batch_read(sub, cursor, batch, context);
-	PopActiveSnapshot();
-	batch->lsn = wal_end();
+	if (row_exists(sub))
+	{
+		batch = MemoryContextAllocZero(context, sizeof(OiBatch));
+		if (cursor->batch.snapshot == NULL)
+			open_batch(cursor);
+		PushActiveSnapshot(GetLatestSnapshot());
+		oi_batch_read(sub, cursor, batch, context);
+		PopActiveSnapshot();
+		batch->lsn = oi_wal_end();
+	}
 	end_work(&was, context);
 
 	return batch;
-}
-
-/*
- * Have the synchronous standbys the WAL up to a place?  True also where
- * there are none.
- */
-static bool
-standbys_have(XLogRecPtr lsn)
-{
-	bool		have;
-
-	if (!SyncRepRequested() || SyncRepStandbyNames == NULL || SyncRepStandbyNames[0] == '\0')
-		return true;
-
-	LWLockAcquire(SyncRepLock, LW_SHARED);
-	have = WalSndCtl->lsn[SYNC_REP_WAIT_FLUSH] >= lsn;
-	LWLockRelease(SyncRepLock);
-
-	return have;
-}
-
-/*
- * Wait until what was read is durable, here and on synchronous standbys: an
- * asynchronous commit is visible before it is either.
- *
- * SyncRepWaitForLSN() is for commits: it must not be left by an interrupt
- * and gives up with a warning.  Here the wait may be broken off at any time,
- * nothing has been sent yet; so it polls.
- */
-void
-oi_drain_make_durable(const OiBatch *batch)
-{
-	int			wait = STANDBY_WAIT_FIRST;
-
-	XLogFlush(batch->lsn);
-
-	while (!standbys_have(batch->lsn))
-	{
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 wait, WAIT_EVENT_SYNC_REP);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-		if (ConfigReloadPending)
-		{
-			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
-		}
-		wait = Min(wait * 2, STANDBY_WAIT_MOST);
-	}
 }
 
 /*

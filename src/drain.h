@@ -62,7 +62,6 @@ extern OiSubscription *oi_drain_subscription(int32 id);
 extern bool oi_drain_exists(const OiSubscription *sub);
 extern bool oi_drain_load(const OiSubscription *sub, OiCursor *cursor);
 extern OiBatch *oi_drain_read(const OiSubscription *sub, OiCursor *cursor);
-extern void oi_drain_make_durable(const OiBatch *batch);
 extern void oi_drain_advance(OiCursor *cursor, const OiBatch *batch);
 extern bool oi_drain_record(const OiSubscription *sub, OiCursor *cursor,
 							int64 delivered);

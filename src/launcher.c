@@ -69,6 +69,7 @@ typedef struct Launcher
 	BackgroundWorkerHandle *scout;
 	List	   *to_scout;		/* databases, as OIDs */
 	TimestampTz next_scan;		/* of all databases */
+	bool		no_process;		/* the last start failed */
 } Launcher;
 
 static object_access_hook_type prev_object_access_hook = NULL;
@@ -241,7 +242,8 @@ has_ended(BackgroundWorkerHandle **handle)
 }
 
 /*
- * Start a process, or say that the server has none to spare.
+ * Start a process.  False: the server has none to spare, which is said in the
+ * log when it begins.
  */
 static bool
 start_process(Launcher *launcher, BackgroundWorker *worker,
@@ -252,9 +254,17 @@ start_process(Launcher *launcher, BackgroundWorker *worker,
 
 	worker->bgw_notify_pid = MyProcPid;
 	ok = RegisterDynamicBackgroundWorker(worker, handle);
-	if (!ok)
-		*handle = NULL;
 	MemoryContextSwitchTo(old);
+	if (!ok)
+	{
+		*handle = NULL;
+		if (!launcher->no_process)
+			ereport(WARNING,
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("out of background worker slots"),
+					 errhint("Raise max_worker_processes.")));
+	}
+	launcher->no_process = !ok;
 
 	return ok;
 }
@@ -329,28 +339,21 @@ may_start(int index, OiWorkerArgs *args, long *wait)
 }
 
 /*
- * The server had no process for a slot: say so there, once, and in the log.
+ * The server had no process for a slot: say so there.
  */
 static void
 note_no_process(int index)
 {
 	OiSlot	   *slot = &oi_shared->slots[index];
-	bool		known;
 
 	LWLockAcquire(oi_shared->lock, LW_EXCLUSIVE);
-	known = slot->failures > 1;
 	slot->state = OI_WORKER_NO_PROCESS;
+	slot->failures = 0;
 	slot->start_after = TimestampTzPlusMilliseconds(slot->started_at,
 													NO_PROCESS_INTERVAL);
 	LWLockRelease(oi_shared->lock);
 
-	if (known)
-		return;
 	oi_slot_set_error(index, "out of background worker slots");
-	ereport(WARNING,
-			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-			 errmsg("out of background worker slots"),
-			 errhint("Raise max_worker_processes.")));
 }
 
 /*

@@ -237,7 +237,7 @@ check_path(const char *path)
 				 errhint("It takes the privileges of role pg_write_server_files.")));
 	if (!is_absolute_path(path))
 		ereport(ERROR,
-				(errcode(ERRCODE_FDW_INVALID_STRING_FORMAT),
+				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
 				 errmsg("option \"path\" must be the absolute path of a directory")));
 }
 

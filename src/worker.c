@@ -18,9 +18,9 @@
 #include "postgres.h"
 
 #include "backoff.h"
-#include "commands/async.h"
 #include "common/pg_prng.h"
 #include "drain.h"
+#include "durable.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -252,7 +252,7 @@ fetch_batch(void)
 	}
 	oi_slot_sleep(false);
 	oi_slot_set_state(OI_WORKER_DELIVERING);
-	oi_drain_make_durable(batch);
+	oi_make_durable(batch->lsn);
 	worker.batch = batch;
 	return true;
 }

@@ -51,6 +51,7 @@ PG_MODULE_MAGIC;
 typedef struct FileSink
 {
 	int			fd;				/* -1: not open */
+	bool		ready;			/* open, locked, and its end looked at */
 	char	   *directory;
 	char	   *path;
 	bool		sync;
@@ -84,20 +85,20 @@ file_check_configured(OiSinkState *state)
 }
 
 /*
- * Flush a descriptor, unless told not to.
+ * Flush a descriptor, unless told not to.  False, with errno: it failed.
  */
-static void
-sync_fd(const FileSink *sink, int fd, const char *path)
+static bool
+sync_fd(const FileSink *sink, int fd)
 {
 	int			result;
 
 	if (!sink->sync)
-		return;
+		return true;
 	pgstat_report_wait_start(PG_WAIT_EXTENSION);
 	result = pg_fsync(fd);
 	pgstat_report_wait_end();
-	if (result != 0)
-		report_failure("fsync", path);
+
+	return result == 0;
 }
 
 /*
@@ -110,7 +111,8 @@ sync_directory(const FileSink *sink)
 
 	if (fd < 0)
 		report_failure("open", sink->directory);
-	sync_fd(sink, fd, sink->directory);
+	if (!sync_fd(sink, fd))
+		report_failure("fsync", sink->directory);
 	CloseTransientFile(fd);
 }
 
@@ -120,6 +122,7 @@ sync_directory(const FileSink *sink)
 static void
 close_file(FileSink *sink)
 {
+	sink->ready = false;
 	if (sink->fd < 0)
 		return;
 	close(sink->fd);
@@ -262,6 +265,7 @@ enter_file(FileSink *sink)
 {
 	off_t		whole;
 
+	close_file(sink);
 	open_file(sink);
 	whole = read_tail(sink, sink->identity.st_size);
 	if (whole < sink->identity.st_size && ftruncate(sink->fd, whole) != 0)
@@ -269,8 +273,10 @@ enter_file(FileSink *sink)
 	sink->broken_from = -1;
 
 	/* what was remembered counts as delivered, so it has to be durable */
-	sync_fd(sink, sink->fd, sink->path);
+	if (!sync_fd(sink, sink->fd))
+		report_failure("fsync", sink->path);
 	sync_directory(sink);
+	sink->ready = true;
 }
 
 /*
@@ -304,21 +310,36 @@ file_startup(OiSinkState *state)
 
 /*
  * Undo a write that failed, so that no part of it is read by anyone, or taken
- * for durable by us.
+ * for durable by us: after an fsync that failed, a later one proves nothing.
+ * False, with errno: that failed too.
  */
-static void
+static bool
 repair_file(FileSink *sink)
 {
 	struct stat now;
 
 	if (sink->broken_from < 0)
-		return;
+		return true;
 	if (fstat(sink->fd, &now) != 0)
-		report_failure("stat", sink->path);
-	if (now.st_size > sink->broken_from &&
-		ftruncate(sink->fd, sink->broken_from) != 0)
-		report_failure("truncate", sink->path);
+		return false;
+	if (now.st_size > sink->broken_from && ftruncate(sink->fd, sink->broken_from) != 0)
+		return false;
 	sink->broken_from = -1;
+	return true;
+}
+
+/*
+ * Raise the error of a write or fsync that failed, and undo it; where that is
+ * not possible now, the next delivery begins with it.
+ */
+static void
+fail_write(FileSink *sink, const char *what)
+{
+	int			save_errno = errno;
+
+	(void) repair_file(sink);
+	errno = save_errno;
+	report_failure(what, sink->path);
 }
 
 /*
@@ -347,13 +368,14 @@ write_durably(FileSink *sink, const char *data, size_t len)
 		{
 			if (errno == 0)
 				errno = ENOSPC;
-			report_failure("write to", sink->path);
+			fail_write(sink, "write to");
 		}
 		data += written;
 		len -= written;
 	}
 
-	sync_fd(sink, sink->fd, sink->path);
+	if (!sync_fd(sink, sink->fd))
+		fail_write(sink, "fsync");
 	sink->broken_from = -1;
 }
 
@@ -366,12 +388,10 @@ file_deliver(OiSinkState *state, OiSinkEvent *events, int n, TimestampTz deadlin
 	FileSink   *sink = state->private_data;
 	StringInfoData lines;
 
-	repair_file(sink);
-	if (!is_same_file(sink))
-	{
-		close_file(sink);
+	if (!repair_file(sink))
+		report_failure("truncate", sink->path);
+	if (!sink->ready || !is_same_file(sink))
 		enter_file(sink);
-	}
 
 	initStringInfo(&lines);
 	for (int i = 0; i < n; i++)

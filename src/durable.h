@@ -1,0 +1,16 @@
+/*-------------------------------------------------------------------------
+ *
+ * durable.h
+ *		Waiting until what was read is durable.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OI_DURABLE_H
+#define OI_DURABLE_H
+
+#include "access/xlogdefs.h"
+
+extern XLogRecPtr oi_wal_end(void);
+extern void oi_make_durable(XLogRecPtr lsn);
+
+#endif							/* OI_DURABLE_H */
