@@ -5,7 +5,7 @@
 BEGIN;
 \ir lib/tools.psql
 SET search_path = order_idempotency, public;
-SELECT plan(166);
+SELECT plan(178);
 
 SELECT create_order('before', 100, 'EUR', 'alice');
 SELECT claim_key('before', lease => '1 hour');
@@ -63,6 +63,13 @@ SELECT throws_ok($$SELECT create_order('k1', 1, 'EUR', pay_within => '-1 s')$$, 
 -- transition_order, cancel_order.
 SELECT throws_ok($$SELECT transition_order('before', NULL)$$, '22004', NULL, 'to_state: NULL');
 SELECT throws_ok($$SELECT transition_order('before', '')$$, '22023', NULL, 'to_state: empty');
+SELECT throws_ok($$SELECT transition_order('before', repeat('s', 64))$$, '22001', NULL, 'to_state: 64 bytes');
+SELECT throws_ok($$SELECT transition_order('before', repeat('s', 63))$$, 'OI003', NULL, 'to_state: 63 bytes may be a name');
+SELECT throws_ok($$SELECT cancel_order('before', '')$$, '22023', NULL, 'reason: empty');
+SELECT throws_ok($$SELECT cancel_order('before', repeat('r', 1025))$$, '22001', NULL, 'reason: 1025 bytes');
+SELECT throws_ok($$SELECT cancel_order('nobody', repeat('r', 1024))$$, 'OI004', NULL, 'reason: 1024 bytes may be one');
+SELECT throws_ok($$SELECT create_order('k1', 1, 'EUR', pay_within => '300000 years')$$, '22008', NULL,
+				 'pay_within: beyond the calendar');
 
 -- Words that choose.
 SELECT throws_ok(format('SELECT %s', replace(c, '?', 'maybe')), '22023', NULL, replace(c, '?', 'maybe'))
@@ -98,12 +105,16 @@ FROM unnest(ARRAY['SELECT create_order(''k1'', 1, ''EUR'', headers => %L)',
 -- emit_event.
 SELECT throws_ok($$SELECT emit_event(NULL, 'k1')$$, '22004', NULL, 'type: NULL');
 SELECT throws_ok($$SELECT emit_event('', 'k1')$$, '22023', NULL, 'type: empty');
+SELECT throws_ok($$SELECT emit_event(repeat('t', 256), 'k1')$$, '22001', NULL, 'type: 256 bytes');
+SELECT throws_ok(format('SELECT emit_event(%L, %L)', t, 'k1'), '22023', NULL, 'type: a control character')
+FROM unnest(ARRAY[E'a\nb', E'a\tb', E'\x7f', E'\x01']) t;
 
 -- Leases.
 SELECT throws_ok($$SELECT claim_key('l', lease => '0')$$, '22023', NULL, 'claim_key: lease of nothing');
 SELECT throws_ok($$SELECT claim_key('l', lease => '-1 s')$$, '22023', NULL, 'claim_key: negative lease');
 SELECT throws_ok($$SELECT claim_key('l', lease => '1 day -25 hours')$$, '22023', NULL,
 				 'claim_key: a lease that sums up to less than nothing');
+SELECT throws_ok($$SELECT claim_key('l', lease => '300000 years')$$, '22008', NULL, 'claim_key: lease beyond the calendar');
 SELECT throws_ok($$SELECT extend_key('before', NULL, 'default', 1)$$, '22004', NULL, 'extend_key: NULL lease');
 SELECT throws_ok($$SELECT extend_key('before', '0', 'default', 1)$$, '22023', NULL, 'extend_key: lease of nothing');
 SELECT throws_ok($$SELECT extend_key('before', '1 s', 'default', NULL)$$, '22004', NULL, 'extend_key: NULL attempt');

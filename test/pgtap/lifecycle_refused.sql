@@ -4,7 +4,7 @@
 BEGIN;
 \ir lib/tools.psql
 SET search_path = order_idempotency, public;
-SELECT plan(48);
+SELECT plan(52);
 
 \set refused '''23514'''
 
@@ -51,6 +51,9 @@ INSERT INTO bad (why, rows) VALUES
 	('a cycle that cannot be reached',
 	 $$(NULL, 'a', 'x', NULL), ('b', 'c', 'x', NULL), ('c', 'b', 'x', NULL)$$),
 	('a state from which one only comes', $$(NULL, 'a', 'x', NULL), ('b', 'a', 'x', NULL)$$),
+	('a change to the same state', $$(NULL, 'a', 'x', NULL), ('a', 'a', 'x', NULL)$$),
+	('a state of 64 bytes', $$(NULL, repeat('a', 64), 'x', NULL)$$),
+	('an event of 256 bytes', $$(NULL, 'a', repeat('x', 256), NULL)$$),
 	('no initial state', $$('a', 'b', 'x', NULL)$$),
 	('no initial state, in a cycle', $$('a', 'b', 'x', NULL), ('b', 'a', 'x', NULL)$$),
 	('two initial states', $$(NULL, 'a', 'x', NULL), (NULL, 'b', 'x', NULL)$$),
@@ -68,6 +71,7 @@ SELECT is((SELECT bool_and(built_in) FROM current_lifecycle), true, 'the built-i
 CREATE TEMPORARY TABLE good (nr int GENERATED ALWAYS AS IDENTITY, why text, rows text);
 INSERT INTO good (why, rows) VALUES
 	('a single state', $$(NULL, 'a', 'x', NULL)$$),
+	('the longest names', $$(NULL, repeat('a', 63), repeat('x', 255), NULL)$$),
 	('a cycle', $$(NULL, 'a', 'x', NULL), ('a', 'b', 'x', NULL), ('b', 'a', 'x', NULL)$$),
 	('two ways to one state with one money status',
 	 $$(NULL, 'a', 'x', 'hold'), ('a', 'b', 'x', 'release'), ('a', 'c', 'x', 'capture'), ('c', 'd', 'x', 'refund'), ('b', 'd', 'x', NULL)$$),

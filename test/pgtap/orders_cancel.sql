@@ -4,7 +4,7 @@ BEGIN;
 \ir lib/tools.psql
 \ir lib/story.psql
 SET search_path = order_idempotency, public;
-SELECT plan(51);
+SELECT plan(53);
 
 -- Cancelled.
 SELECT create_order('k1', 100, 'EUR', 'alice');
@@ -27,6 +27,8 @@ SELECT is(outcome, 'replayed', 'without request key') FROM cancel_order('k1');
 SELECT is(outcome, 'replayed', 'for another reason') FROM cancel_order('k1', 'another');
 SELECT is(reason, 'out of stock', 'the first reason stands') FROM order_history('k1') WHERE version = 2;
 SELECT is(outcome, 'replayed', 'whatever is to be done with missing ones') FROM cancel_order('k1', if_missing => 'tombstone');
+SELECT is(outcome || state, 'ignoredcancelled', 'by a request of its own: there is nothing left to cancel')
+FROM cancel_order('k1', request_key => 'stop-2');
 SELECT is((SELECT count(*) FROM outbox WHERE key = 'k1'), 2::bigint, 'nothing more was written');
 
 -- Ignored: no longer cancellable.
@@ -35,6 +37,7 @@ SELECT transition_order('k2', 'paid', 'pay-1');
 CREATE TEMPORARY TABLE i AS SELECT * FROM cancel_order('k2', 'too late', 'stop-1');
 SELECT is(order_key || outcome || state || version, 'k2ignoredpaid2', 'paid: ignored') FROM i;
 SELECT is(event_id, NULL, 'which stands for no event') FROM i;
+SELECT matches(detail, 'paid', 'and says why') FROM i;
 SELECT is(outcome, 'ignored', 'once more: ignored') FROM cancel_order('k2', 'too late', 'stop-1');
 SELECT is(outcome, 'ignored', 'with report too') FROM cancel_order('k2', on_conflict => 'report');
 SELECT is(outcome, 'ignored', 'it is not missing') FROM cancel_order('k2', if_missing => 'tombstone');

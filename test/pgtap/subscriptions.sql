@@ -3,17 +3,19 @@
 BEGIN;
 \ir lib/tools.psql
 SET search_path = order_idempotency, public;
-SELECT plan(42);
+SELECT plan(57);
 
 -- Servers: options are validated when written.
 SELECT lives_ok($$CREATE SERVER files FOREIGN DATA WRAPPER order_idempotency_file OPTIONS (path '/nonexistent/events')$$,
 				'a server with a path');
 SELECT throws_ok($$CREATE SERVER x FOREIGN DATA WRAPPER order_idempotency_file OPTIONS (paht '/tmp')$$, 'HV00D', NULL,
 				 'an option that does not exist');
-SELECT throws_ok($$CREATE SERVER x FOREIGN DATA WRAPPER order_idempotency_file OPTIONS (path '')$$, 'HV00A', NULL, 'no path');
-SELECT throws_ok($$CREATE SERVER x FOREIGN DATA WRAPPER order_idempotency_file OPTIONS (path 'events')$$, 'HV00A', NULL,
+SELECT throws_ok($$CREATE SERVER x FOREIGN DATA WRAPPER order_idempotency_file OPTIONS (path '')$$, 'HV024', NULL, 'no path');
+SELECT throws_ok($$CREATE SERVER x FOREIGN DATA WRAPPER order_idempotency_file OPTIONS (path 'events')$$, 'HV024', NULL,
 				 'a relative path');
-SELECT throws_ok($$ALTER SERVER files OPTIONS (SET path 'events')$$, 'HV00A', NULL, 'nor later');
+SELECT throws_ok($$CREATE SERVER x FOREIGN DATA WRAPPER order_idempotency_file$$, 'HV002', NULL, 'no option at all');
+SELECT throws_ok($$ALTER SERVER files OPTIONS (DROP path)$$, 'HV002', NULL, 'nor later');
+SELECT throws_ok($$ALTER SERVER files OPTIONS (SET path 'events')$$, 'HV024', NULL, 'nor later');
 SELECT throws_ok($$CREATE USER MAPPING FOR postgres SERVER files OPTIONS (password 'x')$$, 'HV00D', NULL,
 				 'a file has no secrets');
 SELECT throws_ok($$ALTER FOREIGN DATA WRAPPER order_idempotency_file OPTIONS (ADD path '/tmp')$$, 'HV00D', NULL,
@@ -68,7 +70,18 @@ SELECT throws_ok(format('SELECT create_subscription(''x'', ''files'', topic => %
 FROM unnest(ARRAY['', '../escape', '/etc/passwd', 'a/../../b']) t;
 SELECT throws_ok($$SELECT create_subscription('x', 'files', options => '[]')$$, '22023', NULL, 'options: no object');
 SELECT throws_ok($$SELECT create_subscription('x', 'files', options => '{"nonsense": 1}')$$, '22023', NULL, 'options: an unknown one');
+SELECT throws_ok(format('SELECT create_subscription(''x'', ''files'', options => %L)', o), '22023', NULL, 'options: ' || o)
+FROM unnest(ARRAY['{"batch_size": 0}', '{"batch_size": -1}', '{"batch_size": "many"}', '{"batch_size": 1.5}', '{"batch_size": 1e9}',
+				  '{"from": "nowhere"}', '{"from": 1}', '{"from": null}']) o;
 SELECT is((SELECT count(*) FROM subscriptions), 4::bigint, 'none of them was made');
+SELECT emit_event('mail.sent', 'k') FROM generate_series(1, 3);
+SELECT lives_ok($$SELECT create_subscription('old', 'files', ARRAY['mail.sent'], options => '{"from": "start", "batch_size": 10}')$$,
+				'from the start of the log');
+SELECT is((SELECT lag_events FROM subscription_status WHERE name = 'old'), 3::bigint, 'has all of it before it');
+SELECT is((SELECT lag_events FROM subscription_status WHERE name = 'all'), 3::bigint, 'an older one what came since');
+SELECT is((SELECT lag_events FROM subscription_status WHERE name = 'some'), 3::bigint, 'of the types that it wants');
+SELECT lives_ok($$SELECT create_subscription('new', 'files', options => '{"from": "now"}')$$, 'from now on');
+SELECT drop_subscription(n) FROM unnest(ARRAY['old', 'new']) n;
 
 -- Dropped.
 SELECT lives_ok($$SELECT drop_subscription('all')$$, 'drop_subscription');

@@ -5,7 +5,7 @@ BEGIN;
 \ir lib/tools.psql
 \ir lib/story.psql
 SET search_path = order_idempotency, public;
-SELECT plan(49);
+SELECT plan(52);
 
 CREATE SCHEMA mine;
 
@@ -96,6 +96,22 @@ SELECT transition_order('k6', 'paid');
 SELECT is((SELECT string_agg(type, ' ' ORDER BY type) FROM outbox WHERE key = 'k6'),
 		  'mail.sent order.created order.paid', 'emit_event in an AFTER trigger');
 DROP TRIGGER mail ON orders;
+
+-- One that changes the row that is being changed.
+CREATE FUNCTION mine.meddle() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	IF NEW.state = 'paid' THEN
+		UPDATE order_idempotency.orders SET state = 'cancelled' WHERE key = NEW.key;
+	END IF;
+	RETURN NEW;
+END
+$$;
+SELECT create_order('k8', 100, 'EUR', 'alice');
+CREATE TRIGGER meddle BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION mine.meddle();
+SELECT throws_ok($$SELECT transition_order('k8', 'paid')$$, '27000', NULL, 'a BEFORE trigger that changes the same row');
+SELECT throws_ok($$UPDATE orders SET state = 'paid' WHERE key = 'k8'$$, '27000', NULL, 'under an UPDATE too');
+DROP TRIGGER meddle ON orders;
+SELECT is((SELECT state FROM get_order('k8')), 'created', 'changes nothing');
 
 -- One that goes on with the same order: both changes are there, in their order.
 CREATE FUNCTION mine.go_on() RETURNS trigger LANGUAGE plpgsql AS $$
