@@ -4,7 +4,7 @@
 BEGIN;
 \ir lib/tools.psql
 SET search_path = order_idempotency, public;
-SELECT plan(0);
+SELECT plan(25);
 
 SELECT create_order('o', 100, 'EUR', 'alice');
 SELECT claim_key('k', lease => '1 hour');
