@@ -58,6 +58,9 @@
 /* ms until another try where the server has no process for a worker */
 #define NO_PROCESS_INTERVAL 5000
 
+/* pg_database.datconnlimit of a database whose creation or drop was cut short */
+#define INVALID_DATABASE (-2)
+
 /* s until the server starts the launcher again */
 #define LAUNCHER_RESTART 5
 
@@ -146,7 +149,8 @@ list_databases(bool all, MemoryContext context)
 		MemoryContext old;
 
 		CHECK_FOR_INTERRUPTS();
-		if (!all && (!database->datallowconn || database->datistemplate))
+		if (!all && (!database->datallowconn || database->datistemplate ||
+					 database->datconnlimit == INVALID_DATABASE))
 			continue;
 		old = MemoryContextSwitchTo(context);
 		oids = lappend_oid(oids, database->oid);
