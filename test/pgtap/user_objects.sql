@@ -202,6 +202,21 @@ SELECT transition_order('c1', 'paid');
 SELECT throws_ok($$SELECT transition_order('c1', 'completed')$$, '23514', NULL, 'a CHECK on what changes');
 SELECT is((SELECT state FROM get_order('c1')), 'paid', 'keeps the order where it is');
 ALTER TABLE orders DROP CONSTRAINT not_too_much, DROP CONSTRAINT never_completed;
+-- whatever it is called
+CREATE FUNCTION pg_temp.with_check(name text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	ending text;
+BEGIN
+	EXECUTE format('ALTER TABLE order_idempotency.orders ADD CONSTRAINT %I CHECK (amount <> 1001)', name);
+	ending := (pg_temp.ending($q$SELECT order_idempotency.create_order('c2', 1001, 'EUR')$q$)).code;
+	RAISE EXCEPTION USING ERRCODE = 'ZZ000';
+EXCEPTION WHEN SQLSTATE 'ZZ000' THEN
+	RETURN ending;
+END
+$$;
+SELECT is(pg_temp.with_check(n), '23514', 'a CHECK by the name of ' || n)
+FROM unnest(ARRAY['x', 'guard', 'guard_mine', 'orders_check', 'orders_amount_check1']
+			|| (SELECT array_agg(conname || '_2') FROM pg_constraint WHERE conrelid = 'orders'::regclass AND contype = 'c')) n;
 
 -- UNIQUE, on a column and on an expression.
 CREATE UNIQUE INDEX one_each ON orders (account) WHERE account LIKE 'only %';
@@ -228,6 +243,17 @@ ALTER TABLE orders ADD CONSTRAINT no_twins EXCLUDE USING btree (account WITH =) 
 SELECT is((SELECT outcome FROM create_order('e1', 1, 'EUR', 'twin A')), 'created', 'an exclusion constraint');
 SELECT throws_ok($$SELECT create_order('e2', 1, 'EUR', 'twin A')$$, '23P01', NULL, 'refuses the second');
 ALTER TABLE orders DROP CONSTRAINT no_twins;
+
+-- Constraints that wait for the end.
+ALTER TABLE orders ADD CONSTRAINT unique_later UNIQUE (account, amount) DEFERRABLE INITIALLY DEFERRED;
+SELECT is((SELECT outcome FROM create_order('d1', 77, 'EUR', 'deferred')), 'created', 'a deferred unique constraint');
+SELECT is((pg_temp.ending($$DO 'BEGIN
+	IF (SELECT outcome FROM order_idempotency.create_order(''d2'', 77, ''EUR'', ''deferred'')) <> ''created'' THEN
+		RAISE EXCEPTION ''too early'';
+	END IF;
+	SET CONSTRAINTS ALL IMMEDIATE; END'$$)).code, '23505', 'refuses the second in the end');
+SET CONSTRAINTS ALL DEFERRED;
+ALTER TABLE orders DROP CONSTRAINT unique_later;
 
 -- Foreign keys, from orders and to orders.
 CREATE TABLE mine.accounts (name text COLLATE "C" PRIMARY KEY);
