@@ -5,7 +5,7 @@ BEGIN;
 \ir lib/tools.psql
 \ir lib/story.psql
 SET search_path = order_idempotency, public;
-SELECT plan(52);
+SELECT plan(65);
 
 CREATE SCHEMA mine;
 
@@ -245,15 +245,16 @@ SELECT throws_ok($$SELECT create_order('e2', 1, 'EUR', 'twin A')$$, '23P01', NUL
 ALTER TABLE orders DROP CONSTRAINT no_twins;
 
 -- Constraints that wait for the end.
-ALTER TABLE orders ADD CONSTRAINT unique_later UNIQUE (account, amount) DEFERRABLE INITIALLY DEFERRED;
-SELECT is((SELECT outcome FROM create_order('d1', 77, 'EUR', 'deferred')), 'created', 'a deferred unique constraint');
+ALTER TABLE orders ADD CONSTRAINT one_later EXCLUDE USING btree (account WITH =) WHERE (account = 'deferred')
+	DEFERRABLE INITIALLY DEFERRED;
+SELECT is((SELECT outcome FROM create_order('d1', 77, 'EUR', 'deferred')), 'created', 'a deferred exclusion constraint');
 SELECT is((pg_temp.ending($$DO 'BEGIN
 	IF (SELECT outcome FROM order_idempotency.create_order(''d2'', 77, ''EUR'', ''deferred'')) <> ''created'' THEN
 		RAISE EXCEPTION ''too early'';
 	END IF;
-	SET CONSTRAINTS ALL IMMEDIATE; END'$$)).code, '23505', 'refuses the second in the end');
+	SET CONSTRAINTS ALL IMMEDIATE; END'$$)).code, '23P01', 'refuses the second in the end');
 SET CONSTRAINTS ALL DEFERRED;
-ALTER TABLE orders DROP CONSTRAINT unique_later;
+ALTER TABLE orders DROP CONSTRAINT one_later;
 
 -- Foreign keys, from orders and to orders.
 CREATE TABLE mine.accounts (name text COLLATE "C" PRIMARY KEY);
