@@ -6,7 +6,7 @@ BEGIN;
 \ir lib/tools.psql
 \ir lib/story.psql
 SET search_path = order_idempotency, public;
-SELECT plan(73);
+SELECT plan(83);
 
 CREATE SCHEMA mine;
 CREATE FUNCTION mine.to_completed() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.state := 'completed'; RETURN NEW; END$$;
@@ -99,6 +99,35 @@ FROM unnest(ARRAY['BEFORE INSERT OR UPDATE', 'AFTER INSERT OR UPDATE']) e,
 				  'SELECT cancel_order(''k'')', 'SELECT cancel_order(''new'', if_missing => ''tombstone'')']) s,
 	 pg_temp.with_trigger('t', e, 'refuse', s);
 SELECT is(pg_temp.row_counts(), before, 'nothing is left of any of it') FROM counts;
+
+-- The functions notice that the guard is switched off, in whole or in part.
+CREATE FUNCTION pg_temp.disabled(triggers name[], statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	code text;
+	t name;
+BEGIN
+	FOREACH t IN ARRAY triggers LOOP
+		EXECUTE format('ALTER TABLE order_idempotency.orders DISABLE TRIGGER %I', t);
+	END LOOP;
+	code := (pg_temp.ending(statement)).code;
+	RAISE EXCEPTION USING ERRCODE = 'ZZ000';
+EXCEPTION WHEN SQLSTATE 'ZZ000' THEN
+	RETURN code;
+END
+$$;
+CREATE TEMPORARY TABLE guards AS
+	SELECT t.tgname, t.tgfoid::regproc::text AS function FROM pg_trigger t
+	WHERE t.tgrelid = 'orders'::regclass AND t.tgfoid::regproc::text ~ 'guard_(change|verify)';
+SELECT is((SELECT string_agg(function, ' ' ORDER BY function) FROM guards), 'guard_change guard_verify', 'the guard has two parts');
+SELECT ok(pg_temp.disabled(ARRAY[g.tgname], s) IN ('09000', 'OI003'), format('%s without %s', s, g.function))
+FROM guards g, unnest(ARRAY['SELECT transition_order(''k'', ''paid'')', 'SELECT cancel_order(''k'')']) s;
+SELECT is(pg_temp.disabled((SELECT array_agg(tgname) FROM guards), s), '09000', s || ' without both')
+FROM unnest(ARRAY['SELECT transition_order(''k'', ''paid'')', 'SELECT cancel_order(''k'')']) s;
+SET LOCAL session_replication_role = replica;
+SELECT is((pg_temp.ending($$SELECT transition_order('k', 'paid')$$)).code, '09000', 'transition_order where no triggers fire');
+SET LOCAL session_replication_role = origin;
+SELECT is((SELECT outcome FROM transition_order('k', 'paid')), 'applied', 'with the guard all is well');
+SELECT is_empty('SELECT * FROM story_faults', 'state, history, ledger and outbox agree');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -5,7 +5,7 @@ BEGIN;
 \ir lib/tools.psql
 \ir lib/story.psql
 SET search_path = order_idempotency, public;
-SELECT plan(64);
+SELECT plan(71);
 -- what a COMMIT would do
 \set check_now 'SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED;'
 
@@ -156,6 +156,21 @@ SELECT transition_order('h-new', 'paid');
 SELECT is((SELECT outcome FROM transition_order('h-new', 'completed')), 'applied', 'new orders go their way');
 SELECT is((SELECT string_agg(effect, ' ' ORDER BY version) FROM ledger WHERE order_key = 'h-new'), 'hold capture',
 		  'with the money of that way');
+
+-- A tombstone stays one, also where cancelled orders can be taken up again.
+TRUNCATE lifecycle;
+INSERT INTO lifecycle VALUES (NULL, 'open', 'case.opened', NULL), ('open', 'cancelled', 'case.cancelled', NULL),
+	('cancelled', 'open', 'case.reopened', NULL);
+:check_now
+SELECT create_order('j1', 1, 'EUR');
+SELECT cancel_order('j1', request_key => 'c1');
+SELECT is((SELECT outcome FROM transition_order('j1', 'open', 'o1')), 'applied', 'a cancelled order that is taken up again');
+SELECT is((SELECT outcome FROM cancel_order('j1', request_key => 'c2')), 'cancelled', 'and cancelled again');
+SELECT is((SELECT outcome FROM cancel_order('j2', if_missing => 'tombstone')), 'tombstoned', 'a tombstone');
+SELECT is((SELECT allowed_transitions FROM get_order('j2')), '{}', 'goes nowhere');
+SELECT throws_ok($$SELECT transition_order('j2', 'open')$$, 'OI003', NULL, 'by function');
+SELECT throws_ok($$UPDATE orders SET state = 'open' WHERE key = 'j2'$$, 'OI003', NULL, 'or by UPDATE');
+SELECT is((SELECT outcome FROM create_order('j2', 1, 'EUR', on_conflict => 'report')), 'refused', 'and is not created');
 
 -- A lifecycle that cannot cancel.
 TRUNCATE lifecycle;

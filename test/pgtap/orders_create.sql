@@ -5,7 +5,7 @@ BEGIN;
 \ir lib/tools.psql
 \ir lib/story.psql
 SET search_path = order_idempotency, public;
-SELECT plan(72);
+SELECT plan(84);
 
 -- Created.
 CREATE TEMPORARY TABLE first AS
@@ -109,6 +109,25 @@ FROM payment_deadlines d JOIN orders o ON o.key = d.order_key WHERE d.order_key 
 SELECT is(outcome, 'created', 'pay_within of zero') FROM create_order('d5', 1, 'EUR', pay_within => '0');
 SELECT is((SELECT count(*) FROM payment_deadlines WHERE order_key = 'd5'), 0::bigint, 'is never, as in the setting');
 RESET order_idempotency.pay_within;
+
+-- Large payloads are stored out of line, and compared all the same.
+CREATE TEMPORARY TABLE large AS
+	SELECT jsonb_agg(md5(i::text) ORDER BY i) AS p, jsonb_agg(md5((i + (i = 9000)::int)::text) ORDER BY i) AS q
+	FROM generate_series(1, 10000) i;
+SELECT ok(pg_column_size(p) > 300000, 'a payload of 300 kB') FROM large;
+SELECT is((SELECT outcome FROM large, create_order('large', 1, 'EUR', 'alice', p)), 'created', 'is stored');
+SELECT is((SELECT outcome FROM large, create_order('large', 1, 'EUR', 'alice', p)), 'replayed', 'and found to be the same');
+SELECT is((SELECT detail FROM large, create_order('large', 1, 'EUR', 'alice', q, on_conflict => 'report')),
+		  'The request differs from the first one in: payload.', 'or found to be different');
+SELECT is((SELECT outcome FROM transition_order('large', 'paid')), 'applied', 'the order changes');
+UPDATE orders SET state = 'completed' WHERE key = 'large';
+SELECT is((SELECT o.payload = p FROM large, orders o WHERE key = 'large'), true, 'and its payload stays');
+SELECT is((SELECT e.payload->'payload' = p FROM large, outbox e WHERE key = 'large' AND version = 1), true, 'its event has it');
+SELECT is((SELECT outcome FROM large, claim_key('large', p)), 'claimed', 'as the request of a claim');
+SELECT is((SELECT outcome FROM large, claim_key('large', p)), 'replayed', 'the same');
+SELECT is((SELECT outcome FROM large, claim_key('large', q)), 'mismatch', 'and different');
+SELECT is((SELECT complete_key('large', p) FROM large), 'completed', 'as its response');
+SELECT is((SELECT response = p FROM large, claim_key('large')), true, 'which is replayed');
 
 -- A part that is rolled back leaves nothing: key, order, ledger and event go together.
 CREATE TEMPORARY TABLE counts AS SELECT pg_temp.row_counts() AS before;

@@ -2,7 +2,7 @@
 -- it concerns and by nobody else, and a name that does not exist is refused.
 BEGIN;
 \ir lib/tools.psql
-SELECT plan(30);
+SELECT plan(38);
 
 SELECT order_idempotency.get_order('k');
 CREATE ROLE somebody;
@@ -25,6 +25,8 @@ FROM unnest(ARRAY['in_flight_wait = -1', 'in_flight_wait = 0', 'in_flight_wait =
 SELECT throws_ok(format('SET LOCAL order_idempotency.%s', s), '22023', NULL, s)
 FROM unnest(ARRAY['in_flight_wait = -2', 'in_flight_wait = ''soon''', 'pay_within = -1', 'max_payload = 1023',
 				  'max_payload = ''1GB''', 'max_payload = 0', 'pay_within = ''3 apples''']) s;
+SELECT throws_ok(format('SET LOCAL order_idempotency.headers = %L', h), '22023', NULL, 'headers = ' || h)
+FROM unnest(ARRAY['{', '[]', '"x"', 'null', '{"a": 1}', '{"a": null}', '{"a": {"b": "c"}}', '{"a": "b"} x']) h;
 SELECT throws_ok(format('SET LOCAL order_idempotency.%s', s), '55P02', NULL, 'not in a session: ' || s)
 FROM unnest(ARRAY['key_retention = ''1 day''', 'poll_interval = 100', 'publish = off', 'max_subscriptions = 10']) s;
 SELECT throws_ok('SET order_idempotency.nonsense = 1', '42602', NULL, 'a name that does not exist');
