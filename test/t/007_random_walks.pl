@@ -1,10 +1,11 @@
 # Promises 1, 2, 3 and 6 under load: sixteen sessions walk at random over two
 # hundred orders, once by the built-in lifecycle and once by one with a cycle and
 # a refund.  They create, pay, pack, unpack, complete and cancel, with and without
-# request keys, right and wrong, at all isolation levels, in transactions that
-# commit, roll back, and roll back in part.  Afterwards every history is legal and
-# without gaps, every order's movements are right, and state, history, ledger and
-# events tell the same story; and that is the story which the sessions were told.
+# request keys, right and wrong, by our functions and by the owner's own UPDATE,
+# at all isolation levels, in transactions that commit, roll back, and roll back
+# in part.  Afterwards every history is legal and without gaps, every order's
+# movements are right, and state, history, ledger and events tell the same story;
+# and that is the story which the sessions were told.
 #
 # The walks come from a seed (OI_SEED chooses another one); how the sessions
 # interleave does not.
@@ -64,11 +65,12 @@ sub call
 	my $conflict = percent(80) ? 'report' : 'error';
 	my $amount = 100 + $order + percent(10);
 	my $account = $order % 3 ? "'acc-" . $order % 7 . "'" : 'NULL';
+	my $target = any(@states);
 	my $kind = any(qw(create transition transition transition transition transition cancel));
 	my %sql = (
 		create =>
 		  "create_order('$key', $amount, 'EUR', $account, on_conflict => '$conflict')",
-		transition => "transition_order('$key', '@{[any(@states)]}', "
+		transition => "transition_order('$key', '$target', "
 		  . literal($request)
 		  . ", on_conflict => '$conflict')",
 		cancel => "cancel_order('$key', 'why not', "
@@ -76,6 +78,14 @@ sub call
 		  . "if_missing => '@{[percent(10) ? 'tombstone' : 'error']}', on_conflict => '$conflict')"
 	);
 
+	# now and then the owner's own statement, past our functions
+	return <<~"SQL" if percent(5);
+		WITH changed AS (
+			UPDATE $api.orders SET state = '$target' WHERE key = '$key' AND state <> '$target'
+			RETURNING key, state, version, (history[version]).event_id, changed_at)
+		INSERT INTO told SELECT $session, $number, 'update', NULL, NULL, key, 'applied',
+			state, version, event_id, changed_at FROM changed;
+		SQL
 	$amount = 'NULL' if $kind ne 'create';
 	$request = undef if $kind eq 'create';
 	return "INSERT INTO told SELECT $session, $number, '$kind', $amount, "
@@ -123,14 +133,14 @@ my $lies = <<~"SQL";
 		SELECT o.key, h.version, h.event_id, h.request_key
 		FROM $api.orders o, unnest(o.history) h
 	), done AS (
-		SELECT order_key, version, event_id FROM told
+		SELECT order_key, version, event_id, request FROM told
 		WHERE outcome IN ('created', 'applied', 'cancelled', 'tombstoned')
 	)
 	SELECT 'done and not in a history: ' || d::text
-	FROM (SELECT * FROM done EXCEPT ALL SELECT key, version, event_id FROM step) d
+	FROM (SELECT * FROM done EXCEPT ALL SELECT * FROM step) d
 	UNION ALL
 	SELECT 'in a history and nobody was told: ' || s::text
-	FROM (SELECT key, version, event_id FROM step EXCEPT ALL SELECT * FROM done) s
+	FROM (SELECT * FROM step EXCEPT ALL SELECT * FROM done) s
 	UNION ALL
 	SELECT 'replayed what never was: ' || t::text
 	FROM told t

@@ -86,6 +86,8 @@ foreach my $kind (sort keys %call)
 		is($pool->run(0, "$call{$kind}\nROLLBACK;"),
 			$again{$kind}, "$what: the holder goes on");
 		is($pool->collect(1), "$answer{$kind}\n", "$what: then the waiter");
+		is($pool->run(1, 'SHOW lock_timeout'),
+			'0', "$what: without a timer that stays");
 		$pool->quit;
 
 		# as it was

@@ -17,6 +17,7 @@ use lib "$FindBin::RealBin/../lib";
 
 use OrderIdempotency::Drain;
 use OrderIdempotency::Node;
+use OrderIdempotency::Sessions;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -44,28 +45,85 @@ sub import_events
 	return;
 }
 
+# Killed when events are in the file and the worker cannot record that, since its
+# row is locked: nothing but the worker itself has flushed their commit.
 subscribe($node, 'audit');
+my $pool = OrderIdempotency::Sessions->new($node, 1);
 foreach my $round (1 .. 5)
 {
-	import_events($round * 100, $round * 100 + 50 * $round);
-	drained($node, 'audit');
-	my @sent = read_events($node, 'audit.jsonl');
+	my $last = 1000 * $round + 50 * $round;
+
+	$pool->run(0, <<~'SQL');
+		BEGIN;
+		SELECT FROM order_idempotency.subscription_cursors FOR UPDATE;
+		SQL
+	import_events(1000 * $round, $last);
+	$node->poll_query_until('postgres', <<~'SQL') or die 'the worker does not record';
+		SELECT wait_event_type = 'Lock' FROM pg_stat_activity
+		WHERE backend_type = 'order_idempotency worker'
+		SQL
+	like(events_of($node, 'audit.jsonl'), qr/k$last$/, "round $round: sent");
 
 	kill_server($node);
 	$node->start;
-	wait_for_worker($node, 'audit');
-	is(scalar @sent, scalar read_events($node, 'audit.jsonl'), "round $round: sent");
+	$pool->reconnect;
+	drained($node, 'audit');
 	all_once($node, 'audit.jsonl', "round $round: killed when they were sent");
 }
+$pool->quit;
 
-# A place just behind a page's header is no end of a record: flush at many
-# places in a page.
+# Where a record ends with a page, the next one begins behind the next page's
+# header, and no WAL is there yet.  A message fills the page up to the length
+# of a commit record, which the same statements have shown before.
+$node->safe_psql('postgres', <<~'SQL');
+	CREATE PROCEDURE fill_page(commit_length int)
+	LANGUAGE plpgsql AS $$
+	DECLARE
+		page constant int := current_setting('wal_block_size');
+		before int;
+		overhead int;
+	BEGIN
+		-- to the first half of a page
+		WHILE (pg_current_wal_insert_lsn() - '0/0') % page > page / 2 LOOP
+			PERFORM pg_logical_emit_message(false, 'pad', repeat('x', 104));
+		END LOOP;
+		before := (pg_current_wal_insert_lsn() - '0/0') % page;
+		PERFORM pg_logical_emit_message(false, 'pad', repeat('x', 1000));
+		overhead := (pg_current_wal_insert_lsn() - '0/0') % page - before - 1000;
+		before := (pg_current_wal_insert_lsn() - '0/0') % page;
+		PERFORM pg_logical_emit_message(false, 'pad',
+			repeat('x', page - before - commit_length - overhead));
+	END
+	$$;
+	SQL
 my $log = -s $node->logfile;
-import_events($_, $_ + $_ % 60) foreach 1 .. 150;
-drained($node, 'audit');
+my $session = OrderIdempotency::Sessions->new($node, 1, setup => 'SET synchronous_commit = off;');
+my $at_boundary = 0;
+foreach my $try (1 .. 40)
+{
+	my ($where, $length) = split /\|/, $session->run(0, <<~"SQL");
+		BEGIN;
+		SELECT pg_current_xact_id() \\g /dev/null
+		SELECT pg_current_wal_insert_lsn() AS before \\gset
+		COMMIT;
+		SELECT pg_current_wal_insert_lsn() - :'before' AS length \\gset
+		BEGIN;
+		INSERT INTO order_idempotency.outbox_0 (position, xid, event_id, key, type, created_at)
+		SELECT nextval('order_idempotency.outbox_position'), pg_current_xact_id(),
+			   gen_random_uuid(), 'page-$try', 'import', now();
+		CALL fill_page(:length);
+		COMMIT;
+		SELECT (pg_current_wal_insert_lsn() - '0/0') % current_setting('wal_block_size')::int, :length;
+		SQL
+
+	$at_boundary++ if $where == 24 || $where == 40;
+	drained($node, 'audit');
+}
+$session->quit;
+cmp_ok($at_boundary, '>', 0, 'commits that ended with a page');
 unlike(slurp_file($node->logfile, $log), qr/flush request|flush past end|is not satisfied/,
 	'no request to flush WAL that is not there');
-all_once($node, 'audit.jsonl', 'after many small flushes');
+all_once($node, 'audit.jsonl', 'at the ends of pages');
 
 # A synchronous standby that is away.
 $node->backup('base');
@@ -73,17 +131,17 @@ my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($node, 'base', has_streaming => 1);
 $node->append_conf('postgresql.conf', "synchronous_standby_names = '*'");
 $node->reload;
-import_events(1000, 1003, 'local');
+import_events(9000, 9003, 'local');
 $node->poll_query_until('postgres', <<~'SQL') or die 'the worker does not wait';
 	SELECT count(*) = 1 FROM pg_stat_activity
 	WHERE backend_type = 'order_idempotency worker' AND wait_event = 'SyncRep'
 	SQL
-unlike(events_of($node, 'audit.jsonl'), qr/k1000/, 'nothing is sent without the standby');
+unlike(events_of($node, 'audit.jsonl'), qr/k9000/, 'nothing is sent without the standby');
 $standby->start;
 drained($node, 'audit');
-like(events_of($node, 'audit.jsonl'), qr/k1000 k1001 k1002 k1003$/, 'but once it has it');
+like(events_of($node, 'audit.jsonl'), qr/k9000 k9001 k9002 k9003$/, 'but once it has it');
 is($standby->safe_psql('postgres',
-		q(SELECT count(*) FROM order_idempotency.outbox WHERE key = 'k1000')),
+		q(SELECT count(*) FROM order_idempotency.outbox WHERE key = 'k9000')),
 	'1', 'and it has it');
 $standby->poll_query_until('postgres',
 	q(SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type ~ 'order_idempotency'))
@@ -92,22 +150,22 @@ pass('no process of ours is on the standby');
 
 # Waiting is no obstacle to a shutdown, nor to a change of mind.
 $standby->stop;
-import_events(2000, 2001, 'local');
+import_events(9500, 9501, 'local');
 $node->poll_query_until('postgres', <<~'SQL') or die 'the worker does not wait';
 	SELECT count(*) = 1 FROM pg_stat_activity
 	WHERE backend_type = 'order_idempotency worker' AND wait_event = 'SyncRep'
 	SQL
-unlike(events_of($node, 'audit.jsonl'), qr/k2000/, 'nothing is sent while it is away');
+unlike(events_of($node, 'audit.jsonl'), qr/k9500/, 'nothing is sent while it is away');
 my $pid = worker_pid($node, 'audit');
 my $start = time;
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($pid, 5000)");
 cmp_ok(time - $start, '<', 5, 'the waiting worker can be terminated');
-unlike(events_of($node, 'audit.jsonl'), qr/k2000/, 'and sends nothing when it is');
+unlike(events_of($node, 'audit.jsonl'), qr/k9500/, 'and sends nothing when it is');
 wait_for_worker($node, 'audit');
 $node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
 $node->reload;
 drained($node, 'audit');
-like(events_of($node, 'audit.jsonl'), qr/k2000 k2001$/, 'sent when no standby is asked for');
+like(events_of($node, 'audit.jsonl'), qr/k9500 k9501$/, 'sent when no standby is asked for');
 
 # A standby's launcher begins when it is promoted.
 $node->stop('immediate');

@@ -176,15 +176,17 @@ $node->safe_psql('postgres', emit('anew'));
 drained($node, 'audit');
 is(events_of($node, 'anew.jsonl'), 'anew', 'and created anew');
 
-# Within the second in which the worker polls: it must not take the new one's
-# tables for the old one's.
+# In one transaction, so that the worker never sees it gone: it must not take the
+# new one's tables for the old one's, nor a subscription of the same number.
 $node->safe_psql('postgres', <<~SQL);
+	BEGIN;
 	DROP EXTENSION order_idempotency CASCADE;
 	CREATE EXTENSION order_idempotency;
 	CREATE SERVER files FOREIGN DATA WRAPPER order_idempotency_file
 	OPTIONS (path '@{[ sink_dir($node) ]}');
 	SELECT $api.create_subscription('audit', 'files', topic => 'at-once.jsonl');
 	@{[ emit('at-once') ]}
+	COMMIT;
 	SQL
 drained($node, 'audit');
 is(events_of($node, 'at-once.jsonl'), 'at-once', 'dropped and created at once');
