@@ -19,6 +19,10 @@ WITH rule AS (
 		CROSS JOIN LATERAL (SELECT o.history[h.ordinality - 1].state AS from_state) p
 		LEFT JOIN rule r ON r.to_state = h.state
 			AND r.from_state IS NOT DISTINCT FROM p.from_state
+), money AS (
+	SELECT DISTINCT ON (s.key) s.key, m.money_status
+	FROM step s JOIN movement m ON m.effect = s.ledger_effect
+	ORDER BY s.key, s.version DESC
 ), expected_ledger AS (
 	SELECT key AS order_key, version, ledger_effect,
 		   CASE ledger_effect WHEN 'hold' THEN account
@@ -74,11 +78,8 @@ FROM step WHERE request_key IS NOT NULL
 GROUP BY key, request_key HAVING count(*) > 1
 UNION ALL
 SELECT o.key, 'money status ' || o.money_status
-FROM order_idempotency.orders o
-WHERE NOT o.tombstone AND o.money_status IS DISTINCT FROM
-	COALESCE((SELECT m.money_status
-			  FROM step s JOIN movement m ON m.effect = s.ledger_effect
-			  WHERE s.key = o.key ORDER BY s.version DESC LIMIT 1), 'none')
+FROM order_idempotency.orders o LEFT JOIN money m USING (key)
+WHERE NOT o.tombstone AND o.money_status IS DISTINCT FROM COALESCE(m.money_status, 'none')
 UNION ALL
 SELECT order_key, 'ledger row missing: ' || e::text
 FROM (SELECT * FROM expected_ledger EXCEPT ALL SELECT * FROM found_ledger) e
