@@ -117,7 +117,14 @@ is( $pool->run(1, <<~'SQL'),
 	SQL
 	"0|claimed|52\n1|in_progress|52",
 	'those rolled back are free for others at once');
+$pool->send(1, <<~'SQL');
+	SET order_idempotency.in_flight_wait = -1;
+	SELECT outcome FROM order_idempotency.claim_key('sub-3');
+	SET order_idempotency.in_flight_wait = 0;
+	SQL
+$pool->wait_blocked(1);
 is($pool->run(0, 'ROLLBACK; SELECT 1'), '1', 'and the rest after a rollback');
+is($pool->collect(1), "claimed\n", 'which a waiter sees');
 is( $pool->run(1, <<~'SQL'),
 	SELECT i % 2, outcome, count(*)
 	FROM generate_series(1, 10000, 97) i, order_idempotency.claim_key('sub-' || i)
