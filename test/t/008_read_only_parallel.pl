@@ -1,7 +1,7 @@
-# READ ONLY transactions, parallel workers and long snapshots get what the server
-# gives them elsewhere (issue: the server's usual errors): 25006 in a READ ONLY
-# transaction, 25000 in a parallel worker, and a snapshot that shows one state of
-# things from beginning to end, while others go on.
+# Promises 1 and 2 hold to the server's own rules: READ ONLY transactions, parallel
+# workers and long snapshots get what the server gives them elsewhere: 25006 in a
+# READ ONLY transaction, 25000 in a parallel worker, and a snapshot that shows one
+# state of things from beginning to end, while others go on.
 #
 # Bugs that this catches: writing without PreventCommandIfReadOnly or past
 # parallel mode; get_order reading with the latest snapshot.
