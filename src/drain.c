@@ -246,7 +246,9 @@ oi_drain_subscription(int32 id)
 }
 
 /*
- * Is the row of a subscription still there?
+ * Is the row of a subscription still there, in the same table?  Looked at
+ * once more, since the invalidation of a table that was dropped and created
+ * anew may come as late as with the lock on it, which is then kept.
  */
 static bool
 row_exists(const OiSubscription *sub)
@@ -259,7 +261,7 @@ row_exists(const OiSubscription *sub)
 								   "SELECT 1 FROM order_idempotency.subscriptions s"
 								   " WHERE s.id OPERATOR(pg_catalog.=) $1", 1, types),
 					 values, NULL, true);
-	return SPI_processed > 0;
+	return SPI_processed > 0 && oi_relation_oid(OI_REL_SUBSCRIPTIONS) == sub->relid;
 }
 
 /*

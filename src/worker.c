@@ -123,12 +123,14 @@ set_session(void)
 }
 
 /*
- * The subscription is gone, or everything is.
+ * The subscription is gone, or everything is.  Another one may have its number
+ * by now, and a scout that found that in this slot: have another look.
  */
 static void
 finish(void)
 {
 	oi_slot_free();
+	oi_shmem_request_scan(MyDatabaseId);
 	proc_exit(0);
 }
 
@@ -186,8 +188,16 @@ start(int index, const OiWorkerArgs *args)
 												  "order_idempotency cursor",
 												  ALLOCSET_SMALL_SIZES);
 	worker.sub = oi_drain_subscription(args->subscription);
-	if (worker.sub == NULL || !oi_drain_load(worker.sub, &worker.cursor))
+	if (worker.sub == NULL)
 		finish();
+	if (!oi_drain_load(worker.sub, &worker.cursor))
+	{
+		if (!oi_drain_exists(worker.sub))
+			finish();
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("subscription \"%s\" has no cursor", worker.sub->name)));
+	}
 
 	name = psprintf("order_idempotency %s", worker.sub->name);
 	SetConfigOption("application_name", name, PGC_USERSET, PGC_S_OVERRIDE);
