@@ -15,11 +15,14 @@ use lib "$FindBin::RealBin/../lib";
 
 use OrderIdempotency::Drain;
 use OrderIdempotency::Node;
+use OrderIdempotency::Sessions;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node = new_drain_node('random_load', conf => <<~'CONF');
 	order_idempotency.poll_interval = '1h'
+	# its alarm would wake the worker, too
+	deadlock_timeout = '1h'
 	CONF
 my $script = $node->basedir . '/load.sql';
 
@@ -66,9 +69,39 @@ append_to_file($script, <<~'SQL');
 	\endif
 	SQL
 
-subscribe($node, 'ones', options => q('{"batch_size": 1}'));
-subscribe($node, 'threes', options => q('{"batch_size": 3}'));
-subscribe($node, 'all');
+# The end of an older batch is no reason to sleep.  The worker is held up when it
+# has sent all late rows of a batch but does not know that yet, as their number
+# is the limit; what is committed then wakes nobody, and no poll will find it.
+subscribe($node, 'pairs', options => q('{"batch_size": 2}'));
+my $pool = OrderIdempotency::Sessions->new($node, 2);
+foreach my $round (1 .. 3)
+{
+	$pool->run(1, 'BEGIN;' . emit("late-$round", 'pair') x 2);
+	$node->safe_psql('postgres', emit("first-$round", 'pair'));
+	drained($node, 'pairs');
+	$pool->run(0, <<~'SQL');
+		BEGIN;
+		SELECT FROM order_idempotency.subscription_cursors FOR UPDATE;
+		SQL
+	$pool->run(1, 'COMMIT;');
+	$node->poll_query_until('postgres', <<~'SQL') or die;
+		SELECT wait_event_type = 'Lock' FROM pg_stat_activity
+		WHERE backend_type = 'order_idempotency worker'
+		SQL
+	$pool->run(1, emit("odd-$round", 'pair'));
+	$pool->run(0, 'COMMIT;');
+	drained($node, 'pairs');
+}
+is(events_of($node, 'pairs.jsonl'),
+	join(' ', map { "first-$_ late-$_ late-$_ odd-$_" } 1 .. 3),
+	'commits at the end of a batch');
+$pool->quit;
+$node->safe_psql('postgres', q(SELECT order_idempotency.drop_subscription('pairs')));
+
+my $from = q("from": "start");
+subscribe($node, 'ones', options => qq('{"batch_size": 1, $from}'));
+subscribe($node, 'threes', options => qq('{"batch_size": 3, $from}'));
+subscribe($node, 'all', options => qq('{$from}'));
 subscribe($node, 'third', event_types => q(ARRAY['load.third', 'load.none']));
 
 $node->command_ok(

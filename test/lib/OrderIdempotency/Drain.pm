@@ -164,8 +164,8 @@ sub all_once
 	return;
 }
 
-# Checks that the events of each key come in the order in which its
-# transactions followed each other, which data.n tells.
+# Checks that the events of each key come in the order in which its transactions
+# followed each other, which data.n tells, where there is one.
 sub in_key_order
 {
 	my ($node, $file, $what) = @_;
@@ -175,6 +175,7 @@ sub in_key_order
 	{
 		my ($key, $n) = ($event->{subject}, $event->{data}{n});
 
+		next if !defined $n;
 		push @wrong, "$key: $n after $last{$key}"
 		  if defined $last{$key} && $n <= $last{$key};
 		$last{$key} = $n;
