@@ -111,7 +111,8 @@ CREATE VIEW claims AS
 CREATE VIEW abandoned_claims AS
 	SELECT c.scope, c.key, c.attempt, c.claimed_at, c.lease_until
 	FROM claims c
-	WHERE c.lease_until < pg_catalog.clock_timestamp() AND c.completed_at IS NULL;
+	WHERE c.lease_until < pg_catalog.clock_timestamp() AND c.completed_at IS NULL
+	  AND c.lease_until <> '-infinity';	-- released
 
 CREATE FUNCTION claim_key(key text, request jsonb = NULL, scope text = 'default', lease interval = NULL)
 	RETURNS claim_result
@@ -491,6 +492,18 @@ REVOKE ALL ON ALL TABLES IN SCHEMA order_idempotency FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA order_idempotency FROM PUBLIC;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA order_idempotency FROM PUBLIC;
 REVOKE ALL ON TYPE claim_result, order_result, order_step FROM PUBLIC;
+DO $$
+DECLARE
+	t regtype;
+BEGIN
+	FOR t IN
+		SELECT c.reltype FROM pg_catalog.pg_class c
+		WHERE c.relnamespace = 'order_idempotency'::pg_catalog.regnamespace AND c.reltype <> 0
+	LOOP
+		EXECUTE pg_catalog.format('REVOKE ALL ON TYPE %s FROM PUBLIC', t);
+	END LOOP;
+END
+$$;
 
 ----------------------------------------------------------------------------
 -- Comments

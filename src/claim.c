@@ -278,7 +278,8 @@ holder_may(const OiClaimCall *call, const OiClaimRow *row, OiClaimOutcome *outco
 	bool		done = row->completed_at != 0 ||
 	(row->lease_until == 0 && !row->own);
 
-	if (row->lease_until != 0 && call->attempt == 0)
+	if (row->lease_until != 0 && row->lease_until != DT_NOBEGIN &&
+		call->attempt == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("attempt must not be null for a claim with a lease"),
@@ -286,6 +287,8 @@ holder_may(const OiClaimCall *call, const OiClaimRow *row, OiClaimOutcome *outco
 
 	if (call->attempt != 0 && call->attempt != row->attempt)
 		*outcome = OI_CLAIM_STALE;
+	else if (row->lease_until == DT_NOBEGIN)
+		*outcome = OI_CLAIM_UNKNOWN;	/* released: nobody's */
 	else if (done)
 		*outcome = call->action == OI_CLAIM_COMPLETE ?
 			OI_CLAIM_REPLAYED : OI_CLAIM_STALE;
@@ -298,18 +301,29 @@ holder_may(const OiClaimCall *call, const OiClaimRow *row, OiClaimOutcome *outco
 
 /* Does to the row found, which is locked, what its holder wants. */
 static OiClaimOutcome
-settle_row(OiClaimStore *store, const OiClaimCall *call)
+settle_row(OiClaimStore *store, const OiClaimRow *row,
+		   const OiClaimCall *call)
 {
 	TupleTableSlot *slot;
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (call->action == OI_CLAIM_RELEASE)
+	if (call->action == OI_CLAIM_RELEASE && row->lease_until == 0 &&
+		row->attempt == 1)
 	{
 		oi_delete(&store->tables[store->found]);
 		return OI_CLAIM_RELEASED;
 	}
 
 	slot = oi_claim_row_copy(store);
+	if (call->action == OI_CLAIM_RELEASE)
+	{
+		/* the attempt stays, so that it goes on to fence off the late */
+		oi_claim_set_column(slot, OI_CLAIM_COL_LEASE_UNTIL,
+							TimestampTzGetDatum(DT_NOBEGIN), false);
+		oi_claim_set_column(slot, OI_CLAIM_COL_REQUEST_HASH, (Datum) 0, true);
+		oi_claim_row_replace(store, slot);
+		return OI_CLAIM_RELEASED;
+	}
 	if (call->action == OI_CLAIM_EXTEND)
 		oi_claim_set_column(slot, OI_CLAIM_COL_LEASE_UNTIL,
 							TimestampTzGetDatum(lease_end(call->lease, now)), false);
@@ -357,7 +371,7 @@ settle_found(OiClaimStore *store, const OiClaimCall *call, OiWait *wait,
 	}
 	oi_claim_row_read(store, &row);
 	if (holder_may(call, &row, outcome))
-		*outcome = settle_row(store, call);
+		*outcome = settle_row(store, &row, call);
 	return true;
 }
 

@@ -35,10 +35,10 @@
 typedef struct RowPair
 {
 	TupleDesc	desc;
-	Datum		old_values[OI_ORDER_COUNT];
-	bool		old_nulls[OI_ORDER_COUNT];
-	Datum		new_values[OI_ORDER_COUNT];
-	bool		new_nulls[OI_ORDER_COUNT];
+	Datum	   *old_values;
+	bool	   *old_nulls;
+	Datum	   *new_values;
+	bool	   *new_nulls;
 	OiOrder		old;
 	OiOrder		new;
 } RowPair;
@@ -52,6 +52,7 @@ typedef struct Expected
 {
 	const OiOrderCall *call;
 	int			version;		/* that the change will make */
+	bool		verified;		/* and had its effects */
 	SubTransactionId subxid;
 	struct Expected *outer;
 } Expected;
@@ -71,20 +72,27 @@ oi_guard_expect(const OiOrderCall *call, int version)
 
 	e->call = call;
 	e->version = version;
+	e->verified = false;
 	e->subxid = GetCurrentSubTransactionId();
 	e->outer = expected;
 	expected = e;
 }
 
-/* The change that was announced last is made. */
-void
+/*
+ * The change that was announced last is made.  Has it been verified, and had
+ * its effects?
+ */
+bool
 oi_guard_done(void)
 {
 	Expected   *e = expected;
+	bool		verified;
 
 	Assert(e != NULL);
+	verified = e->verified;
 	expected = e->outer;
 	pfree(e);
+	return verified;
 }
 
 /* Forgets what a failed subtransaction announced. */
@@ -94,7 +102,7 @@ forget_subtransaction(SubXactEvent event, SubTransactionId subxid,
 {
 	if (event == SUBXACT_EVENT_ABORT_SUB)
 		while (expected != NULL && expected->subxid >= subxid)
-			oi_guard_done();
+			(void) oi_guard_done();
 }
 
 /* Forgets everything at the end of the transaction. */
@@ -115,12 +123,12 @@ oi_guard_init(void)
 }
 
 /* The announced change that makes this version of the order, or NULL. */
-static const OiOrderCall *
-expected_call(const OiOrder *order, int version)
+static Expected *
+find_expected(const OiOrder *order, int version)
 {
 	for (Expected *e = expected; e != NULL; e = e->outer)
 		if (e->version == version && oi_text_equal(e->call->key, order->key))
-			return e->call;
+			return e;
 	return NULL;
 }
 
@@ -149,7 +157,7 @@ update_trigger(FunctionCallInfo fcinfo)
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
 		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ||
 		!TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ||
-		RelationGetDescr(trigger->tg_relation)->natts != OI_ORDER_COUNT)
+		RelationGetRelid(trigger->tg_relation) != oi_relation_oid(OI_REL_ORDERS))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function must be called as an UPDATE trigger of table \"order_idempotency.orders\"")));
@@ -160,7 +168,13 @@ update_trigger(FunctionCallInfo fcinfo)
 static void
 read_pair(TriggerData *trigger, RowPair *pair)
 {
+	int			natts = RelationGetDescr(trigger->tg_relation)->natts;
+
 	pair->desc = RelationGetDescr(trigger->tg_relation);
+	pair->old_values = palloc(natts * sizeof(Datum));
+	pair->new_values = palloc(natts * sizeof(Datum));
+	pair->old_nulls = palloc(natts * sizeof(bool));
+	pair->new_nulls = palloc(natts * sizeof(bool));
 	heap_deform_tuple(trigger->tg_trigtuple, pair->desc,
 					  pair->old_values, pair->old_nulls);
 	heap_deform_tuple(trigger->tg_newtuple, pair->desc,
@@ -172,7 +186,7 @@ read_pair(TriggerData *trigger, RowPair *pair)
 static void
 make_step(const OiOrder *old, const OiOrder *new, OiStep *step)
 {
-	const OiOrderCall *call = expected_call(old, old->version + 1);
+	Expected   *announced = find_expected(old, old->version + 1);
 
 	memset(step, 0, sizeof(OiStep));
 	step->version = old->version + 1;
@@ -180,10 +194,10 @@ make_step(const OiOrder *old, const OiOrder *new, OiStep *step)
 	step->at = GetCurrentTimestamp();
 	oi_event_id_generate(&step->event_id, step->at);
 	step->has_event = true;
-	if (call)
+	if (announced)
 	{
-		step->request_key = call->request_key;
-		step->reason = call->reason;
+		step->request_key = announced->call->request_key;
+		step->reason = announced->call->reason;
 	}
 }
 
@@ -339,6 +353,7 @@ oi_guard_verify(PG_FUNCTION_ARGS)
 {
 	RowPair		pair;
 	OiChange	change = {0};
+	Expected   *announced;
 	OiStep		step;
 	bool		state_changed;
 
@@ -350,11 +365,14 @@ oi_guard_verify(PG_FUNCTION_ARGS)
 		return PointerGetDatum(NULL);
 
 	step = check_step(&pair);
-	change.call = expected_call(&pair.new, pair.new.version);
+	announced = find_expected(&pair.new, pair.new.version);
+	change.call = announced ? announced->call : NULL;
 	change.from_state = pair.old.state;
 	change.step = &step;
 	change.transition = check_transition(&pair);
 	oi_effects(&pair.new, &change);
+	if (announced)
+		announced->verified = true;
 	return PointerGetDatum(NULL);
 }
 

@@ -179,15 +179,17 @@ apply_change(OiTable *table, const OiOrder *before, const OiOrderCall *call,
 	TupleTableSlot *slot = changed_row(table, call);
 	OiOrder		after;
 	OiStep	   *steps;
+	bool		verified;
 	int			n;
 
 	oi_guard_expect(call, before->version + 1);
 	oi_update(table, slot, changed_columns());
-	oi_guard_done();
+	verified = oi_guard_done();
 
 	oi_order_read_slot(slot, &after);
 	n = oi_history_read(DatumGetArrayTypeP(after.history), &steps);
-	if (n == 0 || steps[n - 1].version != before->version + 1 ||
+	if (!verified || n == 0 ||
+		steps[n - 1].version != before->version + 1 ||
 		!oi_text_equal(after.state, call->to_state))
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),

@@ -54,11 +54,6 @@ oi_order_read(const Datum *values, const bool *nulls, OiOrder *order)
 void
 oi_order_read_slot(TupleTableSlot *slot, OiOrder *order)
 {
-	if (slot->tts_tupleDescriptor->natts != OI_ORDER_COUNT)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
-				 errmsg("table \"order_idempotency.orders\" has other columns than it should"),
-				 errhint("Columns cannot be added to the extension's tables.")));
 	slot_getallattrs(slot);
 	oi_order_read(slot->tts_values, slot->tts_isnull, order);
 }

@@ -30,24 +30,29 @@
 
 #include "relation.h"
 
-static const char *const relation_names[OI_REL_COUNT] = {
-	[OI_REL_GENERATIONS] = "generations",
-	[OI_REL_CLAIMS_0] = "claims_0",
-	[OI_REL_CLAIMS_1] = "claims_1",
-	[OI_REL_CLAIMS_2] = "claims_2",
-	[OI_REL_CLAIMS_3] = "claims_3",
-	[OI_REL_LIFECYCLE] = "lifecycle",
-	[OI_REL_ORDERS] = "orders",
-	[OI_REL_PAYMENT_DEADLINES] = "payment_deadlines",
-	[OI_REL_LEDGER] = "ledger",
-	[OI_REL_OUTBOX_POSITION] = "outbox_position",
-	[OI_REL_OUTBOX_0] = "outbox_0",
-	[OI_REL_OUTBOX_1] = "outbox_1",
-	[OI_REL_OUTBOX_2] = "outbox_2",
-	[OI_REL_OUTBOX_3] = "outbox_3",
-	[OI_REL_SUBSCRIPTION_ID] = "subscription_id",
-	[OI_REL_SUBSCRIPTIONS] = "subscriptions",
-	[OI_REL_SUBSCRIPTION_CURSORS] = "subscription_cursors",
+/* each relation's name, and how many columns the code knows (0: no table) */
+static const struct
+{
+	const char *name;
+	int			columns;
+}			relations[OI_REL_COUNT] = {
+	[OI_REL_GENERATIONS] = {"generations", 5},
+	[OI_REL_CLAIMS_0] = {"claims_0", 9},
+	[OI_REL_CLAIMS_1] = {"claims_1", 9},
+	[OI_REL_CLAIMS_2] = {"claims_2", 9},
+	[OI_REL_CLAIMS_3] = {"claims_3", 9},
+	[OI_REL_LIFECYCLE] = {"lifecycle", 4},
+	[OI_REL_ORDERS] = {"orders", 12},
+	[OI_REL_PAYMENT_DEADLINES] = {"payment_deadlines", 2},
+	[OI_REL_LEDGER] = {"ledger", 8},
+	[OI_REL_OUTBOX_POSITION] = {"outbox_position", 0},
+	[OI_REL_OUTBOX_0] = {"outbox_0", 9},
+	[OI_REL_OUTBOX_1] = {"outbox_1", 9},
+	[OI_REL_OUTBOX_2] = {"outbox_2", 9},
+	[OI_REL_OUTBOX_3] = {"outbox_3", 9},
+	[OI_REL_SUBSCRIPTION_ID] = {"subscription_id", 0},
+	[OI_REL_SUBSCRIPTIONS] = {"subscriptions", 8},
+	[OI_REL_SUBSCRIPTION_CURSORS] = {"subscription_cursors", 10},
 };
 
 /* what the relations' OIDs are in this database; InvalidOid: look it up */
@@ -79,17 +84,24 @@ oi_relation_oid(OiRelation which)
 	if (!OidIsValid(relation_oids[which]))
 	{
 		Oid			schema = get_namespace_oid("order_idempotency", false);
-		Oid			relid = get_relname_relid(relation_names[which], schema);
+		Oid			relid = get_relname_relid(relations[which].name, schema);
 
 		if (!OidIsValid(relid))
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_TABLE),
 					 errmsg("relation \"order_idempotency.%s\" does not exist",
-							relation_names[which]),
+							relations[which].name),
 					 errhint("Drop extension order_idempotency and create it again, or run ALTER EXTENSION order_idempotency UPDATE.")));
 		relation_oids[which] = relid;
 	}
 	return relation_oids[which];
+}
+
+/* How many columns the code knows of a table; others are null. */
+int
+oi_relation_columns(OiRelation which)
+{
+	return relations[which].columns;
 }
 
 /* Does this database have the extension's tables? */
@@ -102,12 +114,34 @@ oi_extension_present(void)
 		OidIsValid(get_relname_relid("subscription_cursors", schema));
 }
 
+/*
+ * Raises 42P16 for a table that somebody gave other columns.  Dropped ones at
+ * the end do no harm: slots have nulls there.
+ */
+static void
+check_columns(Relation rel, OiRelation which)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	int			columns = relations[which].columns;
+	bool		good = desc->natts >= columns;
+
+	for (int i = 0; i < desc->natts && good; i++)
+		good = TupleDescAttr(desc, i)->attisdropped == (i >= columns);
+	if (!good && columns > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+				 errmsg("table \"order_idempotency.%s\" has other columns than it should",
+						relations[which].name),
+				 errhint("Columns cannot be added to the extension's tables; drop what was added.")));
+}
+
 /* Opens a table.  The caller closes it; on an error the server does. */
 void
 oi_table_open(OiTable *table, OiRelation which, LOCKMODE lockmode)
 {
 	memset(table, 0, sizeof(OiTable));
 	table->rel = table_open(oi_relation_oid(which), lockmode);
+	check_columns(table->rel, which);
 }
 
 /* Closes a table, drops its slots, and keeps its lock. */
@@ -124,7 +158,11 @@ oi_table_close(OiTable *table)
 TupleTableSlot *
 oi_table_slot(OiTable *table)
 {
-	return table_slot_create(table->rel, &table->slots);
+	TupleTableSlot *slot = table_slot_create(table->rel, &table->slots);
+
+	memset(slot->tts_isnull, true,
+		   slot->tts_tupleDescriptor->natts * sizeof(bool));
+	return slot;
 }
 
 /* The slot for what look-ups find. */

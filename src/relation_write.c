@@ -26,8 +26,21 @@
 #include "relation.h"
 #include "xact.h"
 
-/* how the names of our own constraints begin that need no evaluation */
-#define OI_OWN_CHECK "guard_"
+/* our own constraints, which every write through here satisfies */
+static const char *const own_checks[] = {
+	"guard_amount", "guard_complete", "guard_currency", "guard_key",
+	"guard_money_status", "guard_version",
+};
+
+/* Is this a constraint of the extension's own? */
+static bool
+is_own_check(const char *name)
+{
+	for (int i = 0; i < (int) lengthof(own_checks); i++)
+		if (strcmp(own_checks[i], name) == 0)
+			return true;
+	return false;
+}
 
 /*
  * Prepares the table's CHECK constraints, but for those of the extension's own
@@ -48,8 +61,7 @@ prepare_checks(OiTable *table)
 	{
 		Expr	   *expr;
 
-		if (strncmp(constr->check[i].ccname, OI_OWN_CHECK,
-					strlen(OI_OWN_CHECK)) == 0)
+		if (is_own_check(constr->check[i].ccname))
 			continue;			/* NULL is true */
 		expr = stringToNode(constr->check[i].ccbin);
 		checks[i] = ExecPrepareExpr(expr, table->estate);
@@ -157,6 +169,31 @@ report_suppressed(OiTable *table)
 }
 
 /*
+ * The indexes that judge a speculative insertion: all unique ones on the
+ * primary key's column, the first.  While that is rebuilt concurrently there are two.
+ */
+static List *
+arbiter_indexes(OiTable *table)
+{
+	Oid			primary = RelationGetPrimaryKeyIndex(table->rel);
+	List	   *arbiters = list_make1_oid(primary);
+
+	for (int i = 0; i < table->rri->ri_NumIndices; i++)
+	{
+		Relation	index = table->rri->ri_IndexRelationDescs[i];
+		IndexInfo  *info = table->rri->ri_IndexRelationInfo[i];
+
+		if (RelationGetRelid(index) != primary &&
+			index->rd_index->indisunique && index->rd_index->indimmediate &&
+			info->ii_NumIndexKeyAttrs == 1 &&
+			info->ii_IndexAttrNumbers[0] == 1 &&
+			info->ii_Expressions == NIL && info->ii_Predicate == NIL)
+			arbiters = lappend_oid(arbiters, RelationGetRelid(index));
+	}
+	return arbiters;
+}
+
+/*
  * Stores a row and its index entries.  Speculatively: returns false if the
  * primary key was there already, with nothing stored.
  */
@@ -186,7 +223,7 @@ store_row(OiTable *table, TupleTableSlot *slot, bool speculative,
 								   token);
 	*recheck = ExecInsertIndexTuples(table->rri, slot, table->estate,
 									 false, true, &conflict,
-									 list_make1_oid(RelationGetPrimaryKeyIndex(table->rel)));
+									 arbiter_indexes(table));
 	table_tuple_complete_speculative(table->rel, slot, token, !conflict);
 	SpeculativeInsertionLockRelease(xid);
 	return !conflict;
@@ -231,8 +268,8 @@ oi_insert(OiTable *table, TupleTableSlot *slot, bool speculative,
 }
 
 /*
- * Updates table->row, which the caller has locked, to what newslot says.  changed has the attribute numbers that differ, offset as in
- * RangeTblEntry.
+ * Updates table->row, which the caller has locked, to what newslot says.
+ * changed has the attribute numbers that differ, offset as in RangeTblEntry.
  */
 void
 oi_update(OiTable *table, TupleTableSlot *newslot, Bitmapset *changed)
@@ -308,13 +345,12 @@ oi_insert_values(OiRelation which, const Datum *values, const bool *nulls)
 {
 	OiTable		table;
 	TupleTableSlot *slot;
-	int			natts;
+	int			columns = oi_relation_columns(which);
 
 	oi_table_open(&table, which, RowExclusiveLock);
 	slot = oi_table_slot(&table);
-	natts = slot->tts_tupleDescriptor->natts;
-	memcpy(slot->tts_values, values, natts * sizeof(Datum));
-	memcpy(slot->tts_isnull, nulls, natts * sizeof(bool));
+	memcpy(slot->tts_values, values, columns * sizeof(Datum));
+	memcpy(slot->tts_isnull, nulls, columns * sizeof(bool));
 	ExecStoreVirtualTuple(slot);
 	oi_insert(&table, slot, false, NULL);
 	oi_table_close(&table);

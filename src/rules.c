@@ -15,6 +15,7 @@
 
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/xact.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -184,6 +185,8 @@ oi_lifecycle_check(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function must be called as a trigger")));
+	/* a single statement's rows and invalidation are not seen before this */
+	CommandCounterIncrement();
 	(void) oi_rules();
 	return PointerGetDatum(NULL);
 }
