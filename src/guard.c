@@ -161,6 +161,7 @@ update_trigger(FunctionCallInfo fcinfo)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function must be called as an UPDATE trigger of table \"order_idempotency.orders\"")));
+	oi_relation_check(trigger->tg_relation, OI_REL_ORDERS);
 	return trigger;
 }
 

@@ -118,8 +118,8 @@ oi_extension_present(void)
  * Raises 42P16 for a table that somebody gave other columns.  Dropped ones at
  * the end do no harm: slots have nulls there.
  */
-static void
-check_columns(Relation rel, OiRelation which)
+void
+oi_relation_check(Relation rel, OiRelation which)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 	int			columns = relations[which].columns;
@@ -141,7 +141,7 @@ oi_table_open(OiTable *table, OiRelation which, LOCKMODE lockmode)
 {
 	memset(table, 0, sizeof(OiTable));
 	table->rel = table_open(oi_relation_oid(which), lockmode);
-	check_columns(table->rel, which);
+	oi_relation_check(table->rel, which);
 }
 
 /* Closes a table, drops its slots, and keeps its lock. */

@@ -84,6 +84,7 @@ typedef enum OiLockResult
 extern void oi_relation_init(void);
 extern Oid	oi_relation_oid(OiRelation which);
 extern int	oi_relation_columns(OiRelation which);
+extern void oi_relation_check(Relation rel, OiRelation which);
 extern bool oi_extension_present(void);
 
 extern void oi_table_open(OiTable *table, OiRelation which, LOCKMODE lockmode);
