@@ -3,7 +3,7 @@
 # PostgreSQL is not yet installed.
 
 # the version; "make checkver" compares what else names it
-EXTVERSION = 1.0
+EXTVERSION = 1.1
 
 # the major version that setup installs, and that test and demo run on
 PG_MAJOR ?= 15

@@ -13,7 +13,7 @@
 #include "executor/executor.h"
 
 #if PG_VERSION_NUM < 150000 || PG_VERSION_NUM >= 160000
-#error "order_idempotency 1.0 is for PostgreSQL 15"
+#error "order_idempotency 1.1 is for PostgreSQL 15"
 #endif
 
 /* UNIQUE NULLS NOT DISTINCT, used by table lifecycle, came with 15. */

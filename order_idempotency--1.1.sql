@@ -1,0 +1,927 @@
+/* order_idempotency--1.1.sql */
+
+-- complain if script is sourced in psql, rather than via CREATE EXTENSION
+\echo Use "CREATE EXTENSION order_idempotency" to load this file. \quit
+
+-- A schema that somebody else made beforehand could hold anything, and its
+-- owner could put more into it later: only one of our own will do.
+DO $$
+BEGIN
+	IF (SELECT n.nspowner <> current_user::pg_catalog.regrole::pg_catalog.oid
+		FROM pg_catalog.pg_namespace n WHERE n.nspname = 'order_idempotency')
+	THEN
+		RAISE EXCEPTION 'schema "order_idempotency" belongs to another role'
+			USING ERRCODE = 'insufficient_privilege',
+				  HINT = 'Drop or rename that schema, then create the extension again.';
+	END IF;
+	IF EXISTS (SELECT FROM pg_catalog.pg_class c
+			   WHERE c.relnamespace = 'order_idempotency'::pg_catalog.regnamespace)
+	   OR EXISTS (SELECT FROM pg_catalog.pg_proc p
+				  WHERE p.pronamespace = 'order_idempotency'::pg_catalog.regnamespace)
+	   OR EXISTS (SELECT FROM pg_catalog.pg_type t
+				  WHERE t.typnamespace = 'order_idempotency'::pg_catalog.regnamespace)
+	THEN
+		RAISE EXCEPTION 'schema "order_idempotency" is not empty'
+			USING ERRCODE = 'object_not_in_prerequisite_state',
+				  HINT = 'Drop or rename that schema, then create the extension again.';
+	END IF;
+END
+$$;
+
+REVOKE ALL ON SCHEMA order_idempotency FROM PUBLIC;
+
+CREATE FUNCTION library_version() RETURNS text
+	LANGUAGE C STABLE PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'oi_library_version';
+
+----------------------------------------------------------------------------
+-- Types
+----------------------------------------------------------------------------
+
+CREATE TYPE claim_result AS (
+	outcome text COLLATE "C",
+	response jsonb,
+	attempt int,
+	claimed_at timestamptz,
+	lease_until timestamptz
+);
+
+CREATE TYPE order_result AS (
+	order_key text COLLATE "C",
+	outcome text COLLATE "C",
+	state text COLLATE "C",
+	version int,
+	event_id uuid,
+	changed_at timestamptz,
+	detail text
+);
+
+CREATE TYPE order_step AS (
+	version int,
+	state text COLLATE "C",
+	at timestamptz,
+	event_id uuid,
+	request_key text COLLATE "C",
+	reason text
+);
+
+----------------------------------------------------------------------------
+-- Generations: which of a store's fixed tables are in use.  No row for a
+-- store means that its slot 0 is current and the only one in use.  The
+-- relation is also the gate that claims pass (see src/README).
+----------------------------------------------------------------------------
+
+CREATE TABLE generations (
+	store text COLLATE "C" NOT NULL CHECK (store IN ('claims', 'outbox')),
+	slot int NOT NULL CHECK (slot BETWEEN 0 AND 3),
+	generation bigint NOT NULL,
+	started_at timestamptz NOT NULL,
+	ended_at timestamptz,
+	PRIMARY KEY (store, slot),
+	UNIQUE (store, generation)
+);
+
+CREATE FUNCTION invalidate_caches() RETURNS trigger
+	LANGUAGE C AS 'MODULE_PATHNAME', 'oi_invalidate_caches';
+CREATE TRIGGER invalidate_caches
+	AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON generations
+	FOR EACH STATEMENT EXECUTE FUNCTION invalidate_caches();
+
+----------------------------------------------------------------------------
+-- Claims
+----------------------------------------------------------------------------
+
+CREATE TABLE claims_0 (
+	key_hash uuid NOT NULL PRIMARY KEY,
+	claimed_at timestamptz NOT NULL,
+	lease_until timestamptz,
+	completed_at timestamptz,
+	attempt int NOT NULL,
+	request_hash bytea,
+	scope text COLLATE "C",
+	key text COLLATE "C",
+	response jsonb
+) WITH (fillfactor = 90);
+CREATE TABLE claims_1 (LIKE claims_0 INCLUDING ALL);
+CREATE TABLE claims_2 (LIKE claims_0 INCLUDING ALL);
+CREATE TABLE claims_3 (LIKE claims_0 INCLUDING ALL);
+
+CREATE VIEW claims AS
+	SELECT 0 AS slot, c.* FROM claims_0 c UNION ALL
+	SELECT 1, c.* FROM claims_1 c UNION ALL
+	SELECT 2, c.* FROM claims_2 c UNION ALL
+	SELECT 3, c.* FROM claims_3 c;
+
+CREATE VIEW abandoned_claims AS
+	SELECT c.scope, c.key, c.attempt, c.claimed_at, c.lease_until
+	FROM claims c
+	WHERE c.lease_until < pg_catalog.clock_timestamp() AND c.completed_at IS NULL
+	  AND c.lease_until <> '-infinity';	-- released
+
+CREATE FUNCTION claim_key(key text, request jsonb = NULL, scope text = 'default', lease interval = NULL)
+	RETURNS claim_result
+	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 50
+	AS 'MODULE_PATHNAME', 'oi_claim_key';
+
+CREATE FUNCTION complete_key(key text, response jsonb = NULL, scope text = 'default', attempt int = NULL)
+	RETURNS text
+	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 50
+	AS 'MODULE_PATHNAME', 'oi_complete_key';
+
+CREATE FUNCTION extend_key(key text, lease interval, scope text, attempt int)
+	RETURNS text
+	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 50
+	AS 'MODULE_PATHNAME', 'oi_extend_key';
+
+CREATE FUNCTION release_key(key text, scope text = 'default', attempt int = NULL)
+	RETURNS text
+	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 50
+	AS 'MODULE_PATHNAME', 'oi_release_key';
+
+----------------------------------------------------------------------------
+-- Lifecycle
+----------------------------------------------------------------------------
+
+CREATE TABLE lifecycle (
+	from_state text COLLATE "C",
+	to_state text COLLATE "C" NOT NULL CHECK (pg_catalog.octet_length(to_state) BETWEEN 1 AND 63),
+	event_type text COLLATE "C" NOT NULL CHECK (pg_catalog.octet_length(event_type) BETWEEN 1 AND 255),
+	ledger_effect text COLLATE "C" CHECK (ledger_effect IN ('hold', 'capture', 'release', 'refund')),
+	UNIQUE NULLS NOT DISTINCT (from_state, to_state)
+);
+
+CREATE FUNCTION lifecycle_check() RETURNS trigger
+	LANGUAGE C AS 'MODULE_PATHNAME', 'oi_lifecycle_check';
+
+CREATE TRIGGER invalidate_caches
+	AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON lifecycle
+	FOR EACH STATEMENT EXECUTE FUNCTION invalidate_caches();
+CREATE CONSTRAINT TRIGGER lifecycle_check
+	AFTER INSERT OR UPDATE OR DELETE ON lifecycle
+	DEFERRABLE INITIALLY DEFERRED
+	FOR EACH ROW EXECUTE FUNCTION lifecycle_check();
+
+CREATE FUNCTION default_lifecycle(OUT from_state text, OUT to_state text, OUT event_type text, OUT ledger_effect text)
+	RETURNS SETOF record
+	LANGUAGE C IMMUTABLE PARALLEL SAFE ROWS 4
+	AS 'MODULE_PATHNAME', 'oi_default_lifecycle';
+
+CREATE VIEW current_lifecycle AS
+	SELECT l.from_state, l.to_state, l.event_type, l.ledger_effect, false AS built_in
+	FROM lifecycle l
+	UNION ALL
+	SELECT d.from_state, d.to_state, d.event_type, d.ledger_effect, true
+	FROM default_lifecycle() d
+	WHERE NOT EXISTS (SELECT FROM lifecycle);
+
+CREATE FUNCTION copy_default_lifecycle() RETURNS void
+	LANGUAGE sql VOLATILE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+	INSERT INTO order_idempotency.lifecycle (from_state, to_state, event_type, ledger_effect)
+	SELECT d.from_state, d.to_state, d.event_type, d.ledger_effect
+	FROM order_idempotency.default_lifecycle() d;
+	$$;
+
+----------------------------------------------------------------------------
+-- Orders
+----------------------------------------------------------------------------
+
+-- The functions check their arguments themselves.  The constraints named guard_*
+-- are for imports: our own writes satisfy them, and do not evaluate them.
+CREATE TABLE orders (
+	key text COLLATE "C" NOT NULL PRIMARY KEY,
+	state text COLLATE "C" NOT NULL,
+	version int NOT NULL DEFAULT 1,
+	amount bigint,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	changed_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	tombstone boolean NOT NULL DEFAULT false,
+	currency text COLLATE "C",
+	account text COLLATE "C",
+	money_status text COLLATE "C",
+	payload jsonb,
+	history order_step[] NOT NULL DEFAULT '{}',
+	CONSTRAINT guard_key CHECK (pg_catalog.octet_length(key) BETWEEN 1 AND 255),
+	CONSTRAINT guard_version CHECK (version >= 1),
+	CONSTRAINT guard_amount CHECK (amount >= 0),
+	CONSTRAINT guard_currency CHECK (currency ~ '^[A-Z]{3}$'),
+	CONSTRAINT guard_money_status CHECK (money_status IN ('none', 'held', 'captured', 'returned')),
+	CONSTRAINT guard_complete CHECK (tombstone OR (amount IS NOT NULL AND currency IS NOT NULL))
+) WITH (fillfactor = 80);
+
+CREATE FUNCTION guard_change() RETURNS trigger
+	LANGUAGE C AS 'MODULE_PATHNAME', 'oi_guard_change';
+CREATE FUNCTION guard_verify() RETURNS trigger
+	LANGUAGE C AS 'MODULE_PATHNAME', 'oi_guard_verify';
+CREATE FUNCTION guard_removal() RETURNS trigger
+	LANGUAGE C AS 'MODULE_PATHNAME', 'oi_guard_removal';
+
+CREATE TRIGGER guard_change BEFORE UPDATE ON orders
+	FOR EACH ROW EXECUTE FUNCTION guard_change();
+-- The name sorts before all others that anybody would choose: triggers fire in
+-- that order, and a change that a user's trigger makes to the same order must
+-- find this one verified, and its event written.
+CREATE TRIGGER U&"\0001guard_verify" AFTER UPDATE ON orders
+	FOR EACH ROW EXECUTE FUNCTION guard_verify();
+CREATE TRIGGER guard_removal BEFORE DELETE ON orders
+	FOR EACH ROW EXECUTE FUNCTION guard_removal();
+CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON orders
+	FOR EACH STATEMENT EXECUTE FUNCTION guard_removal();
+
+CREATE TABLE payment_deadlines (
+	order_key text COLLATE "C" NOT NULL,
+	due_at timestamptz NOT NULL
+);
+CREATE INDEX payment_deadlines_due ON payment_deadlines (due_at);
+
+CREATE FUNCTION create_order(key text, amount bigint, currency text, account text = NULL, payload jsonb = NULL,
+							 pay_within interval = NULL, headers jsonb = NULL, on_conflict text = 'error')
+	RETURNS order_result
+	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100
+	AS 'MODULE_PATHNAME', 'oi_create_order';
+
+CREATE FUNCTION transition_order(key text, to_state text, request_key text = NULL, payload jsonb = NULL,
+								 headers jsonb = NULL, on_conflict text = 'error')
+	RETURNS order_result
+	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100
+	AS 'MODULE_PATHNAME', 'oi_transition_order';
+
+CREATE FUNCTION cancel_order(key text, reason text = NULL, request_key text = NULL, if_missing text = 'error',
+							 headers jsonb = NULL, on_conflict text = 'error')
+	RETURNS order_result
+	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100
+	AS 'MODULE_PATHNAME', 'oi_cancel_order';
+
+CREATE FUNCTION get_order(key text, OUT order_key text, OUT state text, OUT version int, OUT amount bigint,
+						  OUT currency text, OUT account text, OUT money_status text, OUT payload jsonb,
+						  OUT tombstone boolean, OUT created_at timestamptz, OUT changed_at timestamptz,
+						  OUT allowed_transitions text[])
+	RETURNS SETOF record
+	LANGUAGE C STABLE PARALLEL RESTRICTED COST 50 ROWS 1
+	AS 'MODULE_PATHNAME', 'oi_get_order';
+
+CREATE FUNCTION order_history(key text, OUT version int, OUT state text, OUT at timestamptz, OUT event_id uuid,
+							  OUT request_key text, OUT reason text)
+	RETURNS SETOF record
+	LANGUAGE C STABLE PARALLEL RESTRICTED COST 50 ROWS 4
+	AS 'MODULE_PATHNAME', 'oi_order_history';
+
+----------------------------------------------------------------------------
+-- Ledger
+----------------------------------------------------------------------------
+
+CREATE TABLE ledger (
+	order_key text COLLATE "C" NOT NULL,
+	version int NOT NULL,
+	effect text COLLATE "C" NOT NULL,
+	debit_account text COLLATE "C" NOT NULL,
+	credit_account text COLLATE "C" NOT NULL,
+	amount bigint NOT NULL,
+	currency text COLLATE "C" NOT NULL,
+	posted_at timestamptz NOT NULL
+);
+-- not unique: the key of a purged order may be used again
+CREATE INDEX ledger_order ON ledger (order_key, version);
+
+CREATE FUNCTION guard_append_only() RETURNS trigger
+	LANGUAGE C AS 'MODULE_PATHNAME', 'oi_guard_append_only';
+CREATE TRIGGER guard_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger
+	FOR EACH STATEMENT EXECUTE FUNCTION guard_append_only();
+
+CREATE VIEW account_balance AS
+	SELECT m.account, m.currency, pg_catalog.sum(m.amount) AS balance
+	FROM (SELECT l.credit_account AS account, l.currency, l.amount FROM ledger l
+		  UNION ALL
+		  SELECT l.debit_account, l.currency, - l.amount FROM ledger l) m
+	GROUP BY m.account, m.currency;
+
+----------------------------------------------------------------------------
+-- Outbox
+----------------------------------------------------------------------------
+
+CREATE SEQUENCE outbox_position AS bigint CACHE 1;
+
+CREATE TABLE outbox_0 (
+	position bigint NOT NULL,
+	xid xid8 NOT NULL,
+	event_id uuid NOT NULL,
+	key text COLLATE "C" NOT NULL,
+	version int,
+	type text COLLATE "C" NOT NULL,
+	payload jsonb,
+	headers jsonb,
+	created_at timestamptz NOT NULL
+);
+CREATE INDEX outbox_0_position ON outbox_0 (position);
+CREATE INDEX outbox_0_xid ON outbox_0 (xid, position);
+CREATE TABLE outbox_1 (LIKE outbox_0);
+CREATE INDEX outbox_1_position ON outbox_1 (position);
+CREATE INDEX outbox_1_xid ON outbox_1 (xid, position);
+CREATE TABLE outbox_2 (LIKE outbox_0);
+CREATE INDEX outbox_2_position ON outbox_2 (position);
+CREATE INDEX outbox_2_xid ON outbox_2 (xid, position);
+CREATE TABLE outbox_3 (LIKE outbox_0);
+CREATE INDEX outbox_3_position ON outbox_3 (position);
+CREATE INDEX outbox_3_xid ON outbox_3 (xid, position);
+
+CREATE TRIGGER guard_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON outbox_0
+	FOR EACH STATEMENT EXECUTE FUNCTION guard_append_only();
+CREATE TRIGGER guard_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON outbox_1
+	FOR EACH STATEMENT EXECUTE FUNCTION guard_append_only();
+CREATE TRIGGER guard_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON outbox_2
+	FOR EACH STATEMENT EXECUTE FUNCTION guard_append_only();
+CREATE TRIGGER guard_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON outbox_3
+	FOR EACH STATEMENT EXECUTE FUNCTION guard_append_only();
+
+CREATE VIEW outbox AS
+	SELECT * FROM outbox_0 UNION ALL
+	SELECT * FROM outbox_1 UNION ALL
+	SELECT * FROM outbox_2 UNION ALL
+	SELECT * FROM outbox_3;
+
+CREATE FUNCTION emit_event(type text, key text, payload jsonb = NULL, headers jsonb = NULL)
+	RETURNS uuid
+	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100
+	AS 'MODULE_PATHNAME', 'oi_emit_event';
+
+----------------------------------------------------------------------------
+-- Subscriptions and sinks
+----------------------------------------------------------------------------
+
+CREATE FUNCTION file_sink_validator(text[], oid) RETURNS void
+	LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'oi_file_sink_validator';
+
+CREATE FOREIGN DATA WRAPPER order_idempotency_file
+	NO HANDLER VALIDATOR file_sink_validator;
+
+CREATE SEQUENCE subscription_id AS int CACHE 1;
+
+CREATE TABLE subscriptions (
+	id int NOT NULL PRIMARY KEY DEFAULT pg_catalog.nextval('order_idempotency.subscription_id'),
+	name text COLLATE "C" NOT NULL UNIQUE CHECK (pg_catalog.octet_length(name) BETWEEN 1 AND 63),
+	server text COLLATE "C" NOT NULL,
+	owner regrole NOT NULL,
+	event_types text[] COLLATE "C",
+	topic text COLLATE "C",
+	options jsonb,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+
+-- Where each subscription stands; the columns are explained in src/README,
+-- "The cursor".
+CREATE TABLE subscription_cursors (
+	subscription int NOT NULL PRIMARY KEY,
+	behind pg_snapshot NOT NULL,
+	behind_position bigint NOT NULL,
+	behind_next_xid xid8 NOT NULL,
+	batch pg_snapshot,
+	batch_position bigint,
+	batch_next_xid xid8,
+	progress bigint NOT NULL,
+	delivered bigint NOT NULL,
+	delivered_at timestamptz
+) WITH (fillfactor = 50);
+
+CREATE FUNCTION create_subscription(name text, server text, event_types text[] = NULL, topic text = NULL,
+									options jsonb = NULL)
+	RETURNS void
+	LANGUAGE C VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'oi_create_subscription';
+
+CREATE FUNCTION drop_subscription(name text)
+	RETURNS void
+	LANGUAGE C VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'oi_drop_subscription';
+
+-- What shared memory knows of the workers of this database.
+CREATE FUNCTION subscription_workers(OUT subscription int, OUT pid int, OUT state text, OUT last_error text,
+									 OUT last_error_at timestamptz)
+	RETURNS SETOF record
+	LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 8
+	AS 'MODULE_PATHNAME', 'oi_subscription_workers';
+
+CREATE VIEW subscription_status AS
+	SELECT s.name, s.server, s.owner, s.event_types, s.topic,
+		   COALESCE(w.state, 'stopped') AS state, w.pid,
+		   c.delivered, c.delivered_at,
+		   (SELECT pg_catalog.count(*) FROM outbox o
+			WHERE (o.position > c.behind_position
+				   OR (o.xid >= pg_catalog.pg_snapshot_xmin(c.behind) AND o.xid < c.behind_next_xid))
+			  AND NOT pg_catalog.pg_visible_in_snapshot(o.xid, c.behind)
+			  AND (c.batch IS NULL OR o.position > c.progress
+				   OR NOT pg_catalog.pg_visible_in_snapshot(o.xid, c.batch))
+			  AND (s.event_types IS NULL OR o.type = ANY (s.event_types))) AS lag_events,
+		   w.last_error, w.last_error_at
+	FROM subscriptions s
+		JOIN subscription_cursors c ON c.subscription = s.id
+		LEFT JOIN subscription_workers() w ON w.subscription = s.id;
+
+----------------------------------------------------------------------------
+-- Roles
+----------------------------------------------------------------------------
+
+CREATE FUNCTION grant_application(role regrole) RETURNS void
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+BEGIN
+	IF role IS NULL THEN
+		RAISE EXCEPTION 'role must not be null' USING ERRCODE = 'null_value_not_allowed';
+	END IF;
+	EXECUTE format('GRANT USAGE ON SCHEMA order_idempotency TO %s', role);
+	EXECUTE format('GRANT EXECUTE ON FUNCTION '
+				   'order_idempotency.claim_key, order_idempotency.complete_key, '
+				   'order_idempotency.extend_key, order_idempotency.release_key, '
+				   'order_idempotency.create_order, order_idempotency.transition_order, '
+				   'order_idempotency.cancel_order, order_idempotency.get_order, '
+				   'order_idempotency.order_history, order_idempotency.emit_event TO %s', role);
+END
+$$;
+
+CREATE FUNCTION grant_monitor(role regrole) RETURNS void
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+BEGIN
+	IF role IS NULL THEN
+		RAISE EXCEPTION 'role must not be null' USING ERRCODE = 'null_value_not_allowed';
+	END IF;
+	EXECUTE format('GRANT USAGE ON SCHEMA order_idempotency TO %s', role);
+	EXECUTE format('GRANT SELECT ON order_idempotency.abandoned_claims, '
+				   'order_idempotency.account_balance, order_idempotency.current_lifecycle, '
+				   'order_idempotency.subscription_status TO %s', role);
+	EXECUTE format('GRANT EXECUTE ON FUNCTION order_idempotency.default_lifecycle, '
+				   'order_idempotency.subscription_workers TO %s', role);
+END
+$$;
+
+CREATE FUNCTION grant_operator(role regrole) RETURNS void
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+BEGIN
+	PERFORM order_idempotency.grant_monitor(role);
+	EXECUTE format('GRANT SELECT ON order_idempotency.orders, order_idempotency.ledger, '
+				   'order_idempotency.outbox, order_idempotency.claims, order_idempotency.lifecycle, '
+				   'order_idempotency.generations, order_idempotency.payment_deadlines, '
+				   'order_idempotency.subscriptions, order_idempotency.subscription_cursors TO %s', role);
+	EXECUTE format('GRANT EXECUTE ON FUNCTION order_idempotency.get_order, order_idempotency.order_history, '
+				   'order_idempotency.create_subscription, order_idempotency.drop_subscription TO %s', role);
+END
+$$;
+
+----------------------------------------------------------------------------
+-- Dumps, privileges
+----------------------------------------------------------------------------
+
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.generations', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.claims_0', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.claims_1', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.claims_2', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.claims_3', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.lifecycle', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.orders', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.payment_deadlines', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.ledger', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.outbox_position', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.outbox_0', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.outbox_1', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.outbox_2', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.outbox_3', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.subscription_id', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.subscriptions', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.subscription_cursors', '');
+
+REVOKE ALL ON ALL TABLES IN SCHEMA order_idempotency FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA order_idempotency FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA order_idempotency FROM PUBLIC;
+REVOKE ALL ON TYPE claim_result, order_result, order_step FROM PUBLIC;
+DO $$
+DECLARE
+	t regtype;
+BEGIN
+	FOR t IN
+		SELECT c.reltype FROM pg_catalog.pg_class c
+		WHERE c.relnamespace = 'order_idempotency'::pg_catalog.regnamespace AND c.reltype <> 0
+	LOOP
+		EXECUTE pg_catalog.format('REVOKE ALL ON TYPE %s FROM PUBLIC', t);
+	END LOOP;
+END
+$$;
+
+----------------------------------------------------------------------------
+-- Comments
+----------------------------------------------------------------------------
+
+COMMENT ON SCHEMA order_idempotency IS
+'extension order_idempotency: idempotency keys, orders with an enforced lifecycle, a ledger, an outbox of events and subscriptions to it';
+
+COMMENT ON FUNCTION library_version IS
+'the version of the shared library that this session has loaded; where it is not the extension''s, restart the server or run ALTER EXTENSION order_idempotency UPDATE';
+
+-- types
+
+COMMENT ON TYPE claim_result IS 'what claim_key returns';
+COMMENT ON COLUMN claim_result.outcome IS 'claimed, replayed, in_progress or mismatch';
+COMMENT ON COLUMN claim_result.response IS 'what complete_key stored; only where the outcome is replayed';
+COMMENT ON COLUMN claim_result.attempt IS 'which attempt at the work this is or was, from 1; the fencing token of a claim with a lease';
+COMMENT ON COLUMN claim_result.claimed_at IS 'when that attempt began';
+COMMENT ON COLUMN claim_result.lease_until IS 'when the lease ends; null where there is none, or the work is completed';
+
+COMMENT ON TYPE order_result IS 'what create_order, transition_order and cancel_order return';
+COMMENT ON COLUMN order_result.order_key IS 'the key that the call was made with';
+COMMENT ON COLUMN order_result.outcome IS 'what happened; docs/reference.md has the table of all outcomes';
+COMMENT ON COLUMN order_result.state IS 'the current state of the order; null where it is not known';
+COMMENT ON COLUMN order_result.version IS 'the current version of the order: 1 when created, one more with each change';
+COMMENT ON COLUMN order_result.event_id IS 'the event of the change that this call made or repeats; else null';
+COMMENT ON COLUMN order_result.changed_at IS 'when the order last changed';
+COMMENT ON COLUMN order_result.detail IS 'why it could not be done, as a sentence for people; else null';
+
+COMMENT ON TYPE order_step IS 'one change of an order, as column history of table orders keeps it';
+COMMENT ON COLUMN order_step.version IS 'the version that the change made';
+COMMENT ON COLUMN order_step.state IS 'the state that it led to';
+COMMENT ON COLUMN order_step.at IS 'when';
+COMMENT ON COLUMN order_step.event_id IS 'the event that it wrote; null for a tombstone';
+COMMENT ON COLUMN order_step.request_key IS 'the request_key of the call that made it, or null';
+COMMENT ON COLUMN order_step.reason IS 'the reason that cancel_order was given, or null';
+
+-- generations
+
+COMMENT ON TABLE generations IS
+'which of the tables claims_0 to claims_3 and outbox_0 to outbox_3 are in use; no row of a store means slot 0 alone';
+COMMENT ON COLUMN generations.store IS 'claims or outbox';
+COMMENT ON COLUMN generations.slot IS 'which of its tables, 0 to 3';
+COMMENT ON COLUMN generations.generation IS 'a number that grows; the highest of a store is the one written to';
+COMMENT ON COLUMN generations.started_at IS 'when writing to it began';
+COMMENT ON COLUMN generations.ended_at IS 'when the next one took over; null while it is written to';
+COMMENT ON TRIGGER invalidate_caches ON generations IS 'tells every backend to read the generations again';
+COMMENT ON FUNCTION invalidate_caches() IS 'trigger of tables generations and lifecycle: tells every backend to read the table again';
+
+-- claims
+
+COMMENT ON TABLE claims_0 IS 'claims of keys, first of four tables that are used as generations; read view claims instead';
+COMMENT ON TABLE claims_1 IS 'claims of keys, second of four tables that are used as generations; read view claims instead';
+COMMENT ON TABLE claims_2 IS 'claims of keys, third of four tables that are used as generations; read view claims instead';
+COMMENT ON TABLE claims_3 IS 'claims of keys, last of four tables that are used as generations; read view claims instead';
+COMMENT ON COLUMN claims_0.key_hash IS 'the first 16 bytes of the SHA-256 of scope and key, each preceded by its length';
+COMMENT ON COLUMN claims_0.claimed_at IS 'when the current attempt began';
+COMMENT ON COLUMN claims_0.lease_until IS 'until when others wait for complete_key; null for a claim without a lease, which is done when it commits';
+COMMENT ON COLUMN claims_0.completed_at IS 'when complete_key was called; null: it was not';
+COMMENT ON COLUMN claims_0.attempt IS 'how often the key was claimed, from 1';
+COMMENT ON COLUMN claims_0.request_hash IS 'SHA-256 of the request; null: none was given, so none is compared';
+COMMENT ON COLUMN claims_0.scope IS 'the scope of a claim with a lease; null without one';
+COMMENT ON COLUMN claims_0.key IS 'the key of a claim with a lease, for abandoned_claims; null without one';
+COMMENT ON COLUMN claims_0.response IS 'what complete_key was given, to be replayed';
+COMMENT ON CONSTRAINT claims_0_pkey ON claims_0 IS 'one winner for each key';
+COMMENT ON CONSTRAINT claims_1_pkey ON claims_1 IS 'one winner for each key';
+COMMENT ON CONSTRAINT claims_2_pkey ON claims_2 IS 'one winner for each key';
+COMMENT ON CONSTRAINT claims_3_pkey ON claims_3 IS 'one winner for each key';
+
+COMMENT ON VIEW claims IS 'all claims that are kept, of all generations';
+COMMENT ON COLUMN claims.slot IS 'the generation''s slot: the table is claims_0 for 0, and so on';
+COMMENT ON VIEW abandoned_claims IS
+'claims whose lease is over and whose work was not completed: the next claim_key of such a key takes it over, with attempt + 1';
+COMMENT ON COLUMN abandoned_claims.scope IS 'the scope of the key';
+COMMENT ON COLUMN abandoned_claims.key IS 'the key';
+COMMENT ON COLUMN abandoned_claims.attempt IS 'the attempt that was not completed';
+COMMENT ON COLUMN abandoned_claims.claimed_at IS 'when it began';
+COMMENT ON COLUMN abandoned_claims.lease_until IS 'when its lease ended';
+
+COMMENT ON FUNCTION claim_key IS
+'Claims an idempotency key. Of all calls with one key and scope one gets "claimed" and does the work.
+
+key      1 to 255 bytes, such as the value of an HTTP Idempotency-Key header (draft-ietf-httpapi-idempotency-key-header)
+request  what is asked for; its SHA-256 is kept, values that jsonb calls equal are the same request; null: not compared
+scope    1 to 255 bytes: a name space of keys, such as one consumer''s inbox
+lease    null: committed means done, rolled back means never claimed;
+         else, up to order_idempotency.key_retention: the claim may commit before the work is done, and others
+         get "in_progress" until complete_key or the lease''s end; then the next one gets "claimed" with attempt + 1
+
+claimed      do the work; attempt, claimed_at and lease_until are filled
+replayed     it is done: response has what complete_key stored, or is null
+in_progress  another transaction holds the key after order_idempotency.in_flight_wait, or a lease runs (lease_until)
+mismatch     the key stands for another request; nothing else is filled
+
+No outcome is an error. Errors: 22004 key or scope is null; 22001 too long; 22023 empty, or a lease that is not
+positive or too long; 54000 request over order_idempotency.max_payload; 25006 read-only transaction or standby;
+40001 lost at REPEATABLE READ or SERIALIZABLE; 40P01 deadlock; 55P03 lock_timeout.';
+COMMENT ON FUNCTION complete_key IS
+'Says that the work of a claim is done, and stores the response for those who come later.
+
+key, scope  as they were claimed
+response    up to order_idempotency.max_payload, or null
+attempt     the one that claim_key returned; must not be null where the claim has a lease
+
+completed  stored
+replayed   it was completed before; the stored response stays
+stale      another attempt has taken over: the caller must not act on its work
+unknown    there is no such claim
+
+Errors: 22004 a null key or scope, or a null attempt of a claim with a lease; 22001, 22023, 54000, 25006, 40001, 40P01,
+55P03 as in claim_key; OI002 another transaction holds the claim after order_idempotency.in_flight_wait.';
+COMMENT ON FUNCTION extend_key IS
+'Lets the lease of a claim end that much after now.
+
+key, scope  as they were claimed
+lease       more than zero, up to order_idempotency.key_retention
+attempt     the one that claim_key returned
+
+extended  done
+stale     completed, without a lease, or taken over by another attempt
+unknown   there is no such claim
+
+Errors: 22004 an argument is null; others as in complete_key.';
+COMMENT ON FUNCTION release_key IS
+'Gives a claim back, as if the key had never been claimed: the next claim_key gets "claimed" with attempt 1.
+
+key, scope  as they were claimed
+attempt     the one that claim_key returned; must not be null where the claim has a lease
+
+released  done
+stale     completed (a completed claim is never released), or taken over by another attempt
+unknown   there is no such claim
+
+Errors as in complete_key.';
+
+-- lifecycle
+
+COMMENT ON TABLE lifecycle IS
+'the states of orders and the changes between them, one row a change; empty: the built-in one. Checked as a whole at commit (23514)';
+COMMENT ON COLUMN lifecycle.from_state IS 'the state before; null in the one row that names the initial state';
+COMMENT ON COLUMN lifecycle.to_state IS 'the state after, 1 to 63 bytes; cancel_order goes to state cancelled';
+COMMENT ON COLUMN lifecycle.event_type IS 'the type of the event that the change writes, 1 to 255 bytes; emit_event refuses it';
+COMMENT ON COLUMN lifecycle.ledger_effect IS
+'what it does with the money: hold (account to escrow), capture (escrow to revenue), release (escrow to account), refund (revenue to account); null: nothing';
+COMMENT ON CONSTRAINT lifecycle_from_state_to_state_key ON lifecycle IS 'a change between two states is one change, with one event and one effect';
+COMMENT ON TRIGGER invalidate_caches ON lifecycle IS 'tells every backend to read the lifecycle again';
+COMMENT ON TRIGGER lifecycle_check ON lifecycle IS 'refuses a lifecycle that breaks the rules, at commit';
+COMMENT ON FUNCTION lifecycle_check() IS
+'trigger of table lifecycle: raises 23514 unless there is one initial state, every state is reached and has one money status, each effect starts from its own, and no final state holds money';
+COMMENT ON FUNCTION default_lifecycle IS 'the built-in lifecycle, a row a change; columns as in table lifecycle';
+COMMENT ON FUNCTION copy_default_lifecycle IS
+'Copies the built-in lifecycle into table lifecycle, to be edited there. Takes the right to insert. Error: 23505 it was copied before.';
+COMMENT ON VIEW current_lifecycle IS 'the lifecycle in force: table lifecycle, or the built-in one where that is empty';
+COMMENT ON COLUMN current_lifecycle.from_state IS 'the state before; null in the one row that names the initial state';
+COMMENT ON COLUMN current_lifecycle.to_state IS 'the state after';
+COMMENT ON COLUMN current_lifecycle.event_type IS 'the type of the event that the change writes';
+COMMENT ON COLUMN current_lifecycle.ledger_effect IS 'hold, capture, release, refund, or null for none';
+COMMENT ON COLUMN current_lifecycle.built_in IS 'is this the built-in lifecycle?';
+
+-- orders
+
+COMMENT ON TABLE orders IS
+'one row an order: the permanent claim of its key, its state, and its history. Change it by the functions; direct SQL meets the same guard, and INSERT is an import without event and ledger row';
+COMMENT ON COLUMN orders.key IS 'the key that the order was created under, 1 to 255 bytes';
+COMMENT ON COLUMN orders.state IS 'where in the lifecycle it is';
+COMMENT ON COLUMN orders.version IS '1 when created, one more with each change of state';
+COMMENT ON COLUMN orders.amount IS 'minor units of the currency, such as cents; null in a tombstone';
+COMMENT ON COLUMN orders.created_at IS 'when it was created';
+COMMENT ON COLUMN orders.changed_at IS 'when its state last changed';
+COMMENT ON COLUMN orders.tombstone IS 'cancelled before it was created: there never was an order, and there will be none';
+COMMENT ON COLUMN orders.currency IS 'three capital letters, as in ISO 4217; null in a tombstone';
+COMMENT ON COLUMN orders.account IS 'whose money it is; null: the order moves no money in the ledger';
+COMMENT ON COLUMN orders.money_status IS 'where the money is: none, held, captured or returned; null in an import: as the lifecycle has it in that state';
+COMMENT ON COLUMN orders.payload IS 'what create_order was given; the extension does not read it';
+COMMENT ON COLUMN orders.history IS 'every change so far, one step a version; order_history reads it';
+COMMENT ON CONSTRAINT orders_pkey ON orders IS 'one order for each key, as long as the order exists';
+COMMENT ON CONSTRAINT guard_complete ON orders IS 'only a tombstone has no amount and no currency';
+COMMENT ON CONSTRAINT guard_currency ON orders IS 'three capital letters, as in ISO 4217';
+COMMENT ON TRIGGER guard_change ON orders IS 'completes a change of state: version, money status, history';
+COMMENT ON TRIGGER U&"\0001guard_verify" ON orders IS
+'verifies a change as it was stored against the lifecycle and the columns that never change (OI003), then writes ledger and event';
+COMMENT ON TRIGGER guard_removal ON orders IS 'refuses DELETE (OI003)';
+COMMENT ON TRIGGER guard_truncate ON orders IS 'refuses TRUNCATE (OI003)';
+COMMENT ON FUNCTION guard_change() IS 'trigger of table orders, BEFORE UPDATE: raises the version, moves the money status and adds a step to the history';
+COMMENT ON FUNCTION guard_verify() IS
+'trigger of table orders, AFTER UPDATE: verifies the change against the lifecycle and the columns that never change (OI003), then writes ledger and event';
+COMMENT ON FUNCTION guard_removal() IS 'trigger of table orders, BEFORE DELETE or TRUNCATE: refuses (OI003), since an order is the memory of its key';
+
+COMMENT ON TABLE payment_deadlines IS
+'until when orders have to leave their initial state; recorded by create_order, no process of version 1.0 acts on it';
+COMMENT ON COLUMN payment_deadlines.order_key IS 'the order';
+COMMENT ON COLUMN payment_deadlines.due_at IS 'the deadline';
+COMMENT ON INDEX payment_deadlines_due IS 'finds the deadlines that have passed';
+
+COMMENT ON FUNCTION create_order IS
+'Creates an order with its hold of the money and its event. A repeat of the call gets "replayed".
+
+key          1 to 255 bytes; known for good, to all of the database
+amount       zero or more, in minor units of the currency, such as cents
+currency     three capital letters, as in ISO 4217
+account      whose money it is, 1 to 255 bytes; not escrow, not revenue; null: no ledger rows
+payload      kept with the order, and in its event; up to order_idempotency.max_payload
+pay_within   how long the order may stay in its initial state; null: order_idempotency.pay_within; zero: for ever
+headers      of the event: a JSON object of strings, such as traceparent of W3C Trace Context;
+             null: order_idempotency.headers
+on_conflict  error: what could not be done is an error; report: it is an outcome
+
+created      now
+replayed     before, with the same amount, currency, account and payload; state and version are the current ones
+mismatch     before, with others; detail names them (error OI001)
+in_progress  another transaction holds the key after order_idempotency.in_flight_wait (error OI002)
+refused      cancel_order left a tombstone: the order was cancelled before it came (error OI005)
+
+Errors besides: 22004 a null that may not be; 22001 too long; 22023 any other bad argument; 54000 over
+order_idempotency.max_payload; 25006 read-only transaction or standby; 40001 lost at REPEATABLE READ or
+SERIALIZABLE; 40P01 deadlock; 55P03 lock_timeout; 09000 a user''s trigger changed or suppressed the row.';
+COMMENT ON FUNCTION transition_order IS
+'Changes the state of an order, with the movement of money and the event that the lifecycle has for it.
+
+key          of the order
+to_state     1 to 63 bytes
+request_key  1 to 255 bytes: known to this order for good; null: the state itself is the key
+payload      goes into the event; up to order_idempotency.max_payload
+headers      of the event: a JSON object of strings; null: order_idempotency.headers
+on_conflict  error: what could not be done is an error; report: it is an outcome
+
+applied      now
+replayed     before: this request_key was seen, or without one the order is or was in that state; event_id is that change''s
+mismatch     this request_key stands for another state (error OI001)
+in_progress  another transaction holds the order after order_idempotency.in_flight_wait (error OI002)
+illegal      the lifecycle does not allow it; detail names the current state (error OI003, whose hint has the allowed ones)
+missing      there is no such order (error OI004)
+
+Errors besides: as in create_order.';
+COMMENT ON FUNCTION cancel_order IS
+'Cancels an order, if its lifecycle still allows that; the money is given back as the lifecycle says.
+
+key          of the order
+reason       for the history and the event, 1 to 1024 bytes, or null
+request_key  1 to 255 bytes: known to this order for good; null: the state itself is the key
+if_missing   error: an unknown order is "missing"; tombstone: leave word, so that its create is refused when it comes
+headers      of the event: a JSON object of strings; null: order_idempotency.headers
+on_conflict  error: what could not be done is an error; report: it is an outcome
+
+cancelled    now
+replayed     before
+ignored      it can no longer be cancelled; detail names its state
+tombstoned   there was none, and will be none; no event is written
+mismatch     this request_key stands for another state (error OI001)
+in_progress  another transaction holds the order after order_idempotency.in_flight_wait (error OI002)
+missing      there is no such order (error OI004)
+
+Errors besides: as in create_order.';
+COMMENT ON FUNCTION get_order IS
+'An order, or no row. allowed_transitions has the states that it may go to now. Other columns as in table orders.
+Errors: 22004, 22001, 22023 for a null, over-long or empty key.';
+COMMENT ON FUNCTION order_history IS
+'The changes of an order, oldest first, a row a version; no row where there is no such order. Columns as in type order_step.
+Errors: 22004, 22001, 22023 for a null, over-long or empty key.';
+
+-- ledger
+
+COMMENT ON TABLE ledger IS 'one row for each movement of money of an order with an account; append-only (OI003)';
+COMMENT ON COLUMN ledger.order_key IS 'the order';
+COMMENT ON COLUMN ledger.version IS 'the version of the order that the movement belongs to';
+COMMENT ON COLUMN ledger.effect IS 'hold, capture, release or refund';
+COMMENT ON COLUMN ledger.debit_account IS 'from where: the account of the order, escrow or revenue';
+COMMENT ON COLUMN ledger.credit_account IS 'to where: the account of the order, escrow or revenue';
+COMMENT ON COLUMN ledger.amount IS 'minor units of the currency, zero or more';
+COMMENT ON COLUMN ledger.currency IS 'three capital letters';
+COMMENT ON COLUMN ledger.posted_at IS 'when the order changed';
+COMMENT ON INDEX ledger_order IS 'finds the movements of an order';
+COMMENT ON TRIGGER guard_append_only ON ledger IS 'refuses UPDATE, DELETE and TRUNCATE (OI003)';
+COMMENT ON FUNCTION guard_append_only() IS 'trigger of tables ledger and outbox_0 to outbox_3, BEFORE UPDATE, DELETE or TRUNCATE: refuses (OI003)';
+COMMENT ON VIEW account_balance IS 'what the ledger adds up to; all balances of a currency add up to zero';
+COMMENT ON COLUMN account_balance.account IS 'an account of orders, escrow (held) or revenue (captured)';
+COMMENT ON COLUMN account_balance.currency IS 'three capital letters';
+COMMENT ON COLUMN account_balance.balance IS 'credits less debits, in minor units';
+
+-- outbox
+
+COMMENT ON SEQUENCE outbox_position IS 'positions in the log; drawn one by one (CACHE 1), after the transaction has its xid';
+COMMENT ON TABLE outbox_0 IS 'the log of events, first of four tables that are used as generations; read view outbox instead';
+COMMENT ON TABLE outbox_1 IS 'the log of events, second of four tables that are used as generations; read view outbox instead';
+COMMENT ON TABLE outbox_2 IS 'the log of events, third of four tables that are used as generations; read view outbox instead';
+COMMENT ON TABLE outbox_3 IS 'the log of events, last of four tables that are used as generations; read view outbox instead';
+COMMENT ON COLUMN outbox_0.position IS 'where in the log; grows, with gaps; events of one order are in version order';
+COMMENT ON COLUMN outbox_0.xid IS 'the top-level transaction that wrote it';
+COMMENT ON COLUMN outbox_0.event_id IS 'a UUIDv7 (RFC 9562): the same on every delivery, never another event''s; receivers deduplicate on it';
+COMMENT ON COLUMN outbox_0.key IS 'the key of the order, or the one that emit_event was given';
+COMMENT ON COLUMN outbox_0.version IS 'the version of the order that the event tells of; null for emit_event';
+COMMENT ON COLUMN outbox_0.type IS 'the event_type of the lifecycle, or the one that emit_event was given';
+COMMENT ON COLUMN outbox_0.payload IS 'of an order: an object, see docs/reference.md; else what emit_event was given';
+COMMENT ON COLUMN outbox_0.headers IS 'an object of strings, such as traceparent of W3C Trace Context, or null';
+COMMENT ON COLUMN outbox_0.created_at IS 'when the order changed, or emit_event was called';
+COMMENT ON INDEX outbox_0_position IS 'reads a batch in the order of the log';
+COMMENT ON INDEX outbox_1_position IS 'reads a batch in the order of the log';
+COMMENT ON INDEX outbox_2_position IS 'reads a batch in the order of the log';
+COMMENT ON INDEX outbox_3_position IS 'reads a batch in the order of the log';
+COMMENT ON INDEX outbox_0_xid IS 'finds the events of transactions that committed late';
+COMMENT ON INDEX outbox_1_xid IS 'finds the events of transactions that committed late';
+COMMENT ON INDEX outbox_2_xid IS 'finds the events of transactions that committed late';
+COMMENT ON INDEX outbox_3_xid IS 'finds the events of transactions that committed late';
+COMMENT ON TRIGGER guard_append_only ON outbox_0 IS 'refuses UPDATE, DELETE and TRUNCATE (OI003)';
+COMMENT ON TRIGGER guard_append_only ON outbox_1 IS 'refuses UPDATE, DELETE and TRUNCATE (OI003)';
+COMMENT ON TRIGGER guard_append_only ON outbox_2 IS 'refuses UPDATE, DELETE and TRUNCATE (OI003)';
+COMMENT ON TRIGGER guard_append_only ON outbox_3 IS 'refuses UPDATE, DELETE and TRUNCATE (OI003)';
+COMMENT ON VIEW outbox IS 'the log of events, of all generations; subscriptions carry it to the outside';
+
+COMMENT ON FUNCTION emit_event IS
+'Writes an event of the application into the log, as part of its transaction, and returns the event''s id, a UUIDv7 (RFC 9562).
+
+type     1 to 255 bytes without control characters; not one of the lifecycle''s
+key      1 to 255 bytes: events of one key are delivered in the order of their transactions
+payload  up to order_idempotency.max_payload, or null
+headers  a JSON object of strings, such as traceparent of W3C Trace Context; null: order_idempotency.headers
+
+Sinks send it as a CloudEvent 1.0: id is the event''s id, subject and partitionkey are the key, data is the payload.
+Errors: 22004 type or key is null; 22001 too long; 22023 any other bad argument; 54000 over
+order_idempotency.max_payload; 25006 read-only transaction or standby.';
+
+-- subscriptions and sinks
+
+COMMENT ON FOREIGN DATA WRAPPER order_idempotency_file IS
+'sink that appends events to a file, one CloudEvent 1.0 a line; server options: path (absolute path of a directory; takes pg_write_server_files), fsync (boolean, default on)';
+COMMENT ON FUNCTION file_sink_validator IS 'validator of order_idempotency_file: checks the options of servers when they are written';
+COMMENT ON SEQUENCE subscription_id IS 'numbers of subscriptions; none is used again';
+COMMENT ON TABLE subscriptions IS 'the durable readers of the log; made by create_subscription';
+COMMENT ON COLUMN subscriptions.id IS 'its number, which its cursor and its worker are known by';
+COMMENT ON COLUMN subscriptions.name IS 'its name, 1 to 63 bytes';
+COMMENT ON COLUMN subscriptions.server IS 'the foreign server that it delivers to';
+COMMENT ON COLUMN subscriptions.owner IS 'whoever made it; its worker connects as this role';
+COMMENT ON COLUMN subscriptions.event_types IS 'the types of events that it wants; null: all';
+COMMENT ON COLUMN subscriptions.topic IS 'where at the receiver; for a file its name';
+COMMENT ON COLUMN subscriptions.options IS 'batch_size and from, as create_subscription was given them';
+COMMENT ON COLUMN subscriptions.created_at IS 'when it was made';
+COMMENT ON CONSTRAINT subscriptions_name_key ON subscriptions IS 'names are unique in a database';
+COMMENT ON TABLE subscription_cursors IS
+'where each subscription stands in the log: whatever behind sees is delivered or not wanted; of the rest that batch sees, all up to progress';
+COMMENT ON COLUMN subscription_cursors.subscription IS 'the number of the subscription';
+COMMENT ON COLUMN subscription_cursors.behind IS 'the transactions whose events the subscription has behind it';
+COMMENT ON COLUMN subscription_cursors.behind_position IS 'the last position of the log, read before behind was taken';
+COMMENT ON COLUMN subscription_cursors.behind_next_xid IS 'the next transaction''s xid, read after behind was taken';
+COMMENT ON COLUMN subscription_cursors.batch IS 'the transactions whose events are being delivered; null: none';
+COMMENT ON COLUMN subscription_cursors.batch_position IS 'the last position of the log, read before batch was taken';
+COMMENT ON COLUMN subscription_cursors.batch_next_xid IS 'the next transaction''s xid, read after batch was taken';
+COMMENT ON COLUMN subscription_cursors.progress IS 'all of the batch up to this position is delivered; 0: none';
+COMMENT ON COLUMN subscription_cursors.delivered IS 'how many events were delivered since the subscription was made';
+COMMENT ON COLUMN subscription_cursors.delivered_at IS 'when the last one was; null: none so far';
+
+COMMENT ON FUNCTION create_subscription IS
+'Makes a durable reader of the log, whose worker delivers every event at least once, those of one key in order.
+
+name         1 to 63 of a-z, 0-9, _ and -, a letter first
+server       a foreign server of a sink, such as order_idempotency_file; takes USAGE on it
+event_types  the types that it wants; null: all
+topic        1 to 255 letters, digits, ".", "_", "-" and "/"; null: the name. For a file: its name in the server''s
+             directory, without "/" and not beginning with "."; null: the name and ".jsonl"
+options      a JSON object: batch_size (1 to 5000 events in one delivery, default 500), from ("now", the
+             default: what commits from here on; "start": all that the log has)
+
+The caller becomes its owner and has to be able to log in. Warnings: no worker without shared_preload_libraries; no LOGIN.
+Errors: 42710 the name is taken; 42704 no such server; 42809 the server is not a sink; 42501 no USAGE on it; 22004 name,
+server or an event type is null; 22001 too long; 22023 any other bad argument; 25006 read-only transaction or standby.';
+COMMENT ON FUNCTION drop_subscription IS
+'Removes a subscription; its worker ends when that commits. What it has not delivered it never will.
+Errors: 42704 no such subscription; 42501 it is another role''s; 22004 the name is null; 25006 read-only transaction or standby.';
+COMMENT ON FUNCTION subscription_workers IS
+'What the server knows of the workers of this database, one row a subscription; view subscription_status has it all.
+state: stopped, no process (raise max_worker_processes), starting, idle, delivering, retrying (see last_error), off
+(order_idempotency.publish is off).';
+COMMENT ON VIEW subscription_status IS 'the subscriptions of this database, their workers and how far they are';
+COMMENT ON COLUMN subscription_status.name IS 'the subscription';
+COMMENT ON COLUMN subscription_status.server IS 'the foreign server that it delivers to';
+COMMENT ON COLUMN subscription_status.owner IS 'its owner; the worker connects as this role';
+COMMENT ON COLUMN subscription_status.event_types IS 'the types of events that it wants; null: all';
+COMMENT ON COLUMN subscription_status.topic IS 'where at the receiver; for a file its name';
+COMMENT ON COLUMN subscription_status.state IS
+'stopped, no process (raise max_worker_processes), starting, idle, delivering, retrying (see last_error), off (order_idempotency.publish is off)';
+COMMENT ON COLUMN subscription_status.pid IS 'the process of its worker; null: none';
+COMMENT ON COLUMN subscription_status.delivered IS 'how many events were delivered since it was made';
+COMMENT ON COLUMN subscription_status.delivered_at IS 'when the last one was';
+COMMENT ON COLUMN subscription_status.lag_events IS 'how many events in the log it wants and has not delivered; 0: it is up to date';
+COMMENT ON COLUMN subscription_status.last_error IS 'the last error of its worker since the server started; null: none';
+COMMENT ON COLUMN subscription_status.last_error_at IS 'when that was';
+
+-- roles
+
+COMMENT ON FUNCTION grant_application IS
+'Grants a role what an application needs: EXECUTE on the functions of claims and orders and on emit_event; no table. Errors: 22004 null; 42501 not the owner''s to grant.';
+COMMENT ON FUNCTION grant_monitor IS
+'Grants a role what monitoring needs: SELECT on abandoned_claims, account_balance, current_lifecycle and subscription_status. Errors as in grant_application.';
+COMMENT ON FUNCTION grant_operator IS
+'Grants a role what operation needs: all of grant_monitor, SELECT on every table, get_order, order_history, create_subscription and drop_subscription. Errors as in grant_application.';
+
+-- columns that other relations have from the first generation
+DO $$
+DECLARE
+	c record;
+BEGIN
+	FOR c IN
+		SELECT r.relname, a.attname, pg_catalog.col_description(f.attrelid, f.attnum) AS comment
+		FROM pg_catalog.pg_class r
+			JOIN pg_catalog.pg_attribute a ON a.attrelid = r.oid
+			JOIN pg_catalog.pg_attribute f ON f.attname = a.attname
+		WHERE r.relnamespace = 'order_idempotency'::pg_catalog.regnamespace
+		  AND (r.relname IN ('claims', 'claims_1', 'claims_2', 'claims_3')
+			   AND f.attrelid = 'order_idempotency.claims_0'::pg_catalog.regclass
+			   OR r.relname IN ('outbox', 'outbox_1', 'outbox_2', 'outbox_3')
+			   AND f.attrelid = 'order_idempotency.outbox_0'::pg_catalog.regclass)
+		  AND a.attnum > 0 AND f.attnum > 0
+	LOOP
+		EXECUTE pg_catalog.format('COMMENT ON COLUMN order_idempotency.%I.%I IS %L', c.relname, c.attname, c.comment);
+	END LOOP;
+END
+$$;
