@@ -21,6 +21,26 @@ COMMENT ON FUNCTION library_version IS
 'the version of the shared library that this session has loaded; where it is not the extension''s, restart the server or run ALTER EXTENSION order_idempotency UPDATE';
 
 ----------------------------------------------------------------------------
+-- The installation; it has been written to
+----------------------------------------------------------------------------
+
+CREATE TABLE installation (
+	id uuid NOT NULL
+);
+INSERT INTO installation (id) VALUES (pg_catalog.gen_random_uuid());
+
+CREATE SEQUENCE in_use AS int CACHE 1;
+SELECT pg_catalog.nextval('order_idempotency.in_use');
+REVOKE ALL ON TABLE installation FROM PUBLIC;
+REVOKE ALL ON SEQUENCE in_use FROM PUBLIC;
+REVOKE ALL ON TYPE installation FROM PUBLIC;
+COMMENT ON TABLE installation IS
+'which installation of the extension this is: its only row is made by CREATE EXTENSION and is not dumped, so a restored database is another one; pg_upgrade keeps it';
+COMMENT ON COLUMN installation.id IS 'a random UUID';
+COMMENT ON SEQUENCE in_use IS
+'called once, by the first write through the extension''s functions in this installation; not dumped, so that a restored log goes on in another incarnation';
+
+----------------------------------------------------------------------------
 -- Ledger: the key of a purged order may be used again
 ----------------------------------------------------------------------------
 
@@ -28,3 +48,22 @@ ALTER TABLE ledger DROP CONSTRAINT ledger_pkey;
 ALTER TABLE ledger ALTER COLUMN order_key SET NOT NULL, ALTER COLUMN version SET NOT NULL;
 CREATE INDEX ledger_order ON ledger (order_key, version);
 COMMENT ON INDEX ledger_order IS 'finds the movements of an order';
+
+----------------------------------------------------------------------------
+-- Roles
+----------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION grant_operator(role regrole) RETURNS void
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+BEGIN
+	PERFORM order_idempotency.grant_monitor(role);
+	EXECUTE format('GRANT SELECT ON order_idempotency.orders, order_idempotency.ledger, '
+				   'order_idempotency.outbox, order_idempotency.claims, order_idempotency.lifecycle, '
+				   'order_idempotency.generations, order_idempotency.payment_deadlines, order_idempotency.installation, '
+				   'order_idempotency.subscriptions, order_idempotency.subscription_cursors TO %s', role);
+	EXECUTE format('GRANT EXECUTE ON FUNCTION order_idempotency.get_order, order_idempotency.order_history, '
+				   'order_idempotency.create_subscription, order_idempotency.drop_subscription TO %s', role);
+END
+$$;

@@ -66,6 +66,18 @@ CREATE TYPE order_step AS (
 );
 
 ----------------------------------------------------------------------------
+-- The installation.  Neither of these is dumped: whatever a dump brings in, it
+-- is not from here.  pg_upgrade keeps both.
+----------------------------------------------------------------------------
+
+CREATE TABLE installation (
+	id uuid NOT NULL
+);
+INSERT INTO installation (id) VALUES (pg_catalog.gen_random_uuid());
+
+CREATE SEQUENCE in_use AS int CACHE 1;
+
+----------------------------------------------------------------------------
 -- Generations: which of a store's fixed tables are in use.  No row for a
 -- store means that its slot 0 is current and the only one in use.  The
 -- relation is also the gate that claims pass (see src/README).
@@ -464,7 +476,7 @@ BEGIN
 	PERFORM order_idempotency.grant_monitor(role);
 	EXECUTE format('GRANT SELECT ON order_idempotency.orders, order_idempotency.ledger, '
 				   'order_idempotency.outbox, order_idempotency.claims, order_idempotency.lifecycle, '
-				   'order_idempotency.generations, order_idempotency.payment_deadlines, '
+				   'order_idempotency.generations, order_idempotency.payment_deadlines, order_idempotency.installation, '
 				   'order_idempotency.subscriptions, order_idempotency.subscription_cursors TO %s', role);
 	EXECUTE format('GRANT EXECUTE ON FUNCTION order_idempotency.get_order, order_idempotency.order_history, '
 				   'order_idempotency.create_subscription, order_idempotency.drop_subscription TO %s', role);
@@ -545,6 +557,14 @@ COMMENT ON COLUMN order_step.at IS 'when';
 COMMENT ON COLUMN order_step.event_id IS 'the event that it wrote; null for a tombstone';
 COMMENT ON COLUMN order_step.request_key IS 'the request_key of the call that made it, or null';
 COMMENT ON COLUMN order_step.reason IS 'the reason that cancel_order was given, or null';
+
+-- installation
+
+COMMENT ON TABLE installation IS
+'which installation of the extension this is: its only row is made by CREATE EXTENSION and is not dumped, so a restored database is another one; pg_upgrade keeps it';
+COMMENT ON COLUMN installation.id IS 'a random UUID';
+COMMENT ON SEQUENCE in_use IS
+'called once, by the first write through the extension''s functions in this installation; not dumped, so that a restored log goes on in another incarnation';
 
 -- generations
 

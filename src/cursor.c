@@ -12,20 +12,13 @@
  */
 #include "postgres.h"
 
-#include "access/relation.h"
-#include "access/table.h"
-#include "access/tableam.h"
 #include "access/transam.h"
 #include "access/xact.h"
 #include "cursor.h"
+#include "incarnation.h"
 #include "lib/stringinfo.h"
-#include "relation.h"
 #include "utils/fmgrprotos.h"
 #include "utils/snapmgr.h"
-
-/* columns of a sequence's only row */
-#define SEQUENCE_LAST_VALUE 1
-#define SEQUENCE_IS_CALLED 3
 
 /*
  * Had a transaction ended at the time of the snapshot?
@@ -119,34 +112,6 @@ add_own_xid(OiSnapshot *snapshot, uint64 xid)
 	snapshot->xip[i] = xid;
 	snapshot->nxip++;
 	snapshot->xmin = Min(snapshot->xmin, xid);
-}
-
-/*
- * The last position drawn, or 0.  A sequence is read as it is now, whatever
- * the snapshot.
- */
-int64
-oi_log_position(void)
-{
-	Relation	rel = table_open(oi_relation_oid(OI_REL_OUTBOX_POSITION), AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	TableScanDesc scan = table_beginscan(rel, SnapshotAny, 0, NULL);
-	bool		isnull;
-	int64		position;
-
-	if (!table_scan_getnextslot(scan, ForwardScanDirection, slot))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("sequence \"%s\" has no row", RelationGetRelationName(rel))));
-	position = DatumGetInt64(slot_getattr(slot, SEQUENCE_LAST_VALUE, &isnull));
-	if (!DatumGetBool(slot_getattr(slot, SEQUENCE_IS_CALLED, &isnull)))
-		position--;
-
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	table_close(rel, AccessShareLock);
-
-	return position;
 }
 
 /*

@@ -36,7 +36,6 @@ extern bool oi_snapshot_sees(const OiSnapshot *snapshot, uint64 xid);
 extern OiSnapshot *oi_snapshot_from_datum(Datum value);
 extern Datum oi_snapshot_to_datum(const OiSnapshot *snapshot);
 
-extern int64 oi_log_position(void);
 extern void oi_moment_now(OiMoment *moment);
 extern void oi_moment_start(OiMoment *moment);
 extern void oi_moment_copy(OiMoment *to, const OiMoment *from);

@@ -16,14 +16,13 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
 #include "access/xact.h"
 #include "batch.h"
-#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "drain.h"
 #include "durable.h"
 #include "executor/spi.h"
+#include "incarnation.h"
 #include "miscadmin.h"
 #include "relation.h"
 #include "subscription.h"
@@ -31,7 +30,6 @@
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
 
@@ -41,25 +39,6 @@ typedef struct Identity
 	Oid			userid;
 	int			sec_context;
 } Identity;
-
-/*
- * The owner of a table of ours.
- */
-static Oid
-table_owner(Oid relid)
-{
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation with OID %u does not exist", relid)));
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-
-	return owner;
-}
 
 /*
  * Start a transaction as the owner of the tables, with SPI.  False, and no
@@ -82,7 +61,7 @@ begin_work(Oid relid, Identity *was)
 	}
 
 	GetUserIdAndSecContext(&was->userid, &was->sec_context);
-	SetUserIdAndSecContext(table_owner(now),
+	SetUserIdAndSecContext(oi_relation_owner(now),
 						   was->sec_context | SECURITY_RESTRICTED_OPERATION);
 	SPI_connect();
 	return true;

@@ -23,6 +23,7 @@
 
 #include "generation.h"
 #include "guc.h"
+#include "incarnation.h"
 #include "outbox.h"
 #include "xact.h"
 
@@ -93,6 +94,7 @@ oi_outbox_append(const OiEvent *event)
 	FullTransactionId xid = GetTopFullTransactionId();
 	int64		position;
 
+	oi_incarnation_adopt();
 	position = nextval_internal(oi_relation_oid(OI_REL_OUTBOX_POSITION), false);
 
 	open_current(&table);

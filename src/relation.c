@@ -15,10 +15,12 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
@@ -27,6 +29,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "relation.h"
 
@@ -53,6 +56,8 @@ static const struct
 	[OI_REL_SUBSCRIPTION_ID] = {"subscription_id", 0},
 	[OI_REL_SUBSCRIPTIONS] = {"subscriptions", 8},
 	[OI_REL_SUBSCRIPTION_CURSORS] = {"subscription_cursors", 10},
+	[OI_REL_INSTALLATION] = {"installation", 1},
+	[OI_REL_IN_USE] = {"in_use", 0},
 };
 
 /* what the relations' OIDs are in this database; InvalidOid: look it up */
@@ -77,24 +82,52 @@ oi_relation_init(void)
 	CacheRegisterRelcacheCallback(forget_oids, (Datum) 0);
 }
 
-/* The OID of one of the extension's relations. */
+/*
+ * The OID of one of the extension's relations, or InvalidOid: an older version
+ * of its SQL objects has not got them all.
+ */
 Oid
-oi_relation_oid(OiRelation which)
+oi_relation_oid_if_any(OiRelation which)
 {
 	if (!OidIsValid(relation_oids[which]))
 	{
 		Oid			schema = get_namespace_oid("order_idempotency", false);
-		Oid			relid = get_relname_relid(relations[which].name, schema);
 
-		if (!OidIsValid(relid))
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_TABLE),
-					 errmsg("relation \"order_idempotency.%s\" does not exist",
-							relations[which].name),
-					 errhint("Drop extension order_idempotency and create it again, or run ALTER EXTENSION order_idempotency UPDATE.")));
-		relation_oids[which] = relid;
+		relation_oids[which] = get_relname_relid(relations[which].name, schema);
 	}
 	return relation_oids[which];
+}
+
+/* The OID of one of the extension's relations. */
+Oid
+oi_relation_oid(OiRelation which)
+{
+	Oid			relid = oi_relation_oid_if_any(which);
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation \"order_idempotency.%s\" does not exist",
+						relations[which].name),
+				 errhint("Drop extension order_idempotency and create it again, or run ALTER EXTENSION order_idempotency UPDATE.")));
+	return relid;
+}
+
+/* The owner of a relation. */
+Oid
+oi_relation_owner(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid)));
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+
+	return owner;
 }
 
 /* How many columns the code knows of a table; others are null. */

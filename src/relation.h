@@ -41,6 +41,8 @@ typedef enum OiRelation
 	OI_REL_SUBSCRIPTION_ID,
 	OI_REL_SUBSCRIPTIONS,
 	OI_REL_SUBSCRIPTION_CURSORS,
+	OI_REL_INSTALLATION,
+	OI_REL_IN_USE,
 	OI_REL_COUNT
 } OiRelation;
 
@@ -83,6 +85,8 @@ typedef enum OiLockResult
 /* relation.c */
 extern void oi_relation_init(void);
 extern Oid	oi_relation_oid(OiRelation which);
+extern Oid	oi_relation_oid_if_any(OiRelation which);
+extern Oid	oi_relation_owner(Oid relid);
 extern int	oi_relation_columns(OiRelation which);
 extern void oi_relation_check(Relation rel, OiRelation which);
 extern bool oi_extension_present(void);

@@ -22,6 +22,7 @@
 #include "tcop/utility.h"
 #include "utils/guc.h"
 
+#include "incarnation.h"
 #include "shmem.h"
 #include "xact.h"
 
@@ -73,13 +74,17 @@ oi_xact_init(void)
 	RegisterXactCallback(xact_callback, NULL);
 }
 
-/* Refuses to go on where the server would refuse a write. */
+/*
+ * Where a write begins: refuses to go on where the server would refuse a write,
+ * and makes the installation one that is in use.
+ */
 void
 oi_xact_check_writable(const char *command)
 {
 	PreventCommandIfReadOnly(command);
 	PreventCommandIfParallelMode(command);
 	PreventCommandDuringRecovery(command);
+	oi_incarnation_adopt();
 }
 
 /* Called before each write to one of our tables. */
