@@ -1,0 +1,2 @@
+class Growth:
+    def __init__(self,*a): pass

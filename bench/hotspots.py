@@ -1,0 +1,2 @@
+def instructions(*a): return "x","y"
+def profile(*a): return "x","y"
