@@ -229,12 +229,15 @@ begin_key_scan(OiTable *table, Datum key, Snapshot snapshot, Relation *index)
 	return scan;
 }
 
-/* Ends what begin_key_scan began. */
+/*
+ * Ends what begin_key_scan began.  The index's lock goes, so that who merely
+ * looked does not hold up the emptying of a generation.
+ */
 static void
 end_key_scan(IndexScanDesc scan, Relation index)
 {
 	index_endscan(scan);
-	index_close(index, NoLock);
+	index_close(index, AccessShareLock);
 }
 
 /*
