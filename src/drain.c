@@ -24,6 +24,7 @@
 #include "executor/spi.h"
 #include "incarnation.h"
 #include "miscadmin.h"
+#include "owner.h"
 #include "relation.h"
 #include "subscription.h"
 #include "utils/array.h"
@@ -33,52 +34,16 @@
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
 
-/* who we were before a transaction of ours */
-typedef struct Identity
-{
-	Oid			userid;
-	int			sec_context;
-} Identity;
-
 /*
  * Start a transaction as the owner of the tables, with SPI.  False, and no
  * transaction: the extension is gone, or is not the one that was there at
  * first (relid is InvalidOid until then).
  */
 static bool
-begin_work(Oid relid, Identity *was)
+begin_work(Oid relid, OiIdentity *was)
 {
-	Oid			now;
-
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	now = oi_extension_present() ? oi_relation_oid(OI_REL_SUBSCRIPTIONS) : InvalidOid;
-	if (!OidIsValid(now) || (OidIsValid(relid) && now != relid))
-	{
-		PopActiveSnapshot();
-		CommitTransactionCommand();
-		return false;
-	}
-
-	GetUserIdAndSecContext(&was->userid, &was->sec_context);
-	SetUserIdAndSecContext(oi_relation_owner(now),
-						   was->sec_context | SECURITY_RESTRICTED_OPERATION);
-	SPI_connect();
-	return true;
-}
-
-/*
- * Commit it.  What was found has been copied to a context of the caller's,
- * which is made current again.
- */
-static void
-end_work(const Identity *was, MemoryContext context)
-{
-	SPI_finish();
-	SetUserIdAndSecContext(was->userid, was->sec_context);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(context);
+	return oi_owner_begin(OI_REL_SUBSCRIPTIONS, relid,
+						  SECURITY_RESTRICTED_OPERATION, was);
 }
 
 /*
@@ -189,7 +154,7 @@ oi_drain_subscription(int32 id)
 	MemoryContext context = CurrentMemoryContext;
 	Oid			types[] = {INT4OID};
 	Datum		values[] = {Int32GetDatum(id)};
-	Identity	was;
+	OiIdentity	was;
 
 	if (!begin_work(InvalidOid, &was))
 	{
@@ -219,7 +184,7 @@ oi_drain_subscription(int32 id)
 		sub->batch_size = batch_size_option(isnull ? NULL : DatumGetJsonbP(value));
 		MemoryContextSwitchTo(old);
 	}
-	end_work(&was, context);
+	oi_owner_end(&was, context);
 
 	return sub;
 }
@@ -250,13 +215,13 @@ bool
 oi_drain_exists(const OiSubscription *sub)
 {
 	MemoryContext context = CurrentMemoryContext;
-	Identity	was;
+	OiIdentity	was;
 	bool		there = false;
 
 	if (begin_work(sub->relid, &was))
 	{
 		there = row_exists(sub);
-		end_work(&was, context);
+		oi_owner_end(&was, context);
 	}
 	MemoryContextSwitchTo(context);
 
@@ -296,7 +261,7 @@ oi_drain_load(const OiSubscription *sub, OiCursor *cursor)
 	MemoryContext context = CurrentMemoryContext;
 	Oid			types[] = {INT4OID};
 	Datum		values[] = {Int32GetDatum(sub->id)};
-	Identity	was;
+	OiIdentity	was;
 	bool		there = false;
 
 	if (begin_work(sub->relid, &was))
@@ -320,7 +285,7 @@ oi_drain_load(const OiSubscription *sub, OiCursor *cursor)
 			cursor->nlate = -1;
 			cursor->recorded_at = GetCurrentTimestamp();
 		}
-		end_work(&was, context);
+		oi_owner_end(&was, context);
 	}
 	MemoryContextSwitchTo(context);
 
@@ -355,7 +320,7 @@ oi_drain_read(const OiSubscription *sub, OiCursor *cursor)
 {
 	MemoryContext context = CurrentMemoryContext;
 	OiBatch    *batch = NULL;
-	Identity	was;
+	OiIdentity	was;
 
 	if (!begin_work(sub->relid, &was))
 	{
@@ -372,7 +337,7 @@ oi_drain_read(const OiSubscription *sub, OiCursor *cursor)
 		PopActiveSnapshot();
 		batch->lsn = oi_wal_end();
 	}
-	end_work(&was, context);
+	oi_owner_end(&was, context);
 
 	return batch;
 }
@@ -433,7 +398,7 @@ oi_drain_record(const OiSubscription *sub, OiCursor *cursor, int64 delivered)
 	Datum		values[lengthof(types)] = {0};
 	char		nulls[] = "         ";
 	MemoryContext context = CurrentMemoryContext;
-	Identity	was;
+	OiIdentity	was;
 	bool		there = false;
 
 	if (begin_work(sub->relid, &was))
@@ -448,7 +413,7 @@ oi_drain_record(const OiSubscription *sub, OiCursor *cursor, int64 delivered)
 		there = SPI_processed > 0;
 		cursor->passed = 0;
 		cursor->recorded_at = GetCurrentTimestamp();
-		end_work(&was, context);
+		oi_owner_end(&was, context);
 	}
 	MemoryContextSwitchTo(context);
 
