@@ -367,6 +367,12 @@ CREATE FUNCTION file_sink_validator(text[], oid) RETURNS void
 CREATE FOREIGN DATA WRAPPER order_idempotency_file
 	NO HANDLER VALIDATOR file_sink_validator;
 
+CREATE FUNCTION http_sink_validator(text[], oid) RETURNS void
+	LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'oi_http_sink_validator';
+
+CREATE FOREIGN DATA WRAPPER order_idempotency_http
+	NO HANDLER VALIDATOR http_sink_validator;
+
 CREATE SEQUENCE subscription_id AS int CACHE 1;
 
 CREATE TABLE subscriptions (
@@ -855,6 +861,9 @@ order_idempotency.max_payload; 25006 read-only transaction or standby.';
 COMMENT ON FOREIGN DATA WRAPPER order_idempotency_file IS
 'sink that appends events to a file, one CloudEvent 1.0 a line; server options: path (absolute path of a directory; takes pg_write_server_files), fsync (boolean, default on)';
 COMMENT ON FUNCTION file_sink_validator IS 'validator of order_idempotency_file: checks the options of servers when they are written';
+COMMENT ON FOREIGN DATA WRAPPER order_idempotency_http IS
+'sink that sends each event by a POST, as a CloudEvent 1.0 in binary mode; server options: url; allow_addresses (networks; default: public addresses), ca_file (takes pg_read_server_files), max_in_flight (1 to 256 requests, default 8), timeout (100 to 25000 ms for a request, default 10000); options of user mappings: secret (of Standard Webhooks), token (for Authorization: Bearer)';
+COMMENT ON FUNCTION http_sink_validator IS 'validator of order_idempotency_http: checks the options of servers and user mappings when they are written';
 COMMENT ON SEQUENCE subscription_id IS 'numbers of subscriptions; none is used again';
 COMMENT ON TABLE subscriptions IS 'the durable readers of the log; made by create_subscription';
 COMMENT ON COLUMN subscriptions.id IS 'its number, which its cursor and its worker are known by';

@@ -3,10 +3,12 @@
  * cloudevent.c
  *		Events as CloudEvents 1.0, for sinks.
  *
- * Structured JSON.  Attributes: id is the event's id, source names the database, subject and
+ * Attributes: id is the event's id, source names the database, subject and
  * partitionkey are the key, sequence is the position in the log.  Headers
  * become attributes of their own where their names are attribute names and
- * are not taken, which those of W3C trace context are.
+ * are not taken, which those of W3C trace context are.  Sinks send them as
+ * headers of their protocol (binary mode), or with the data as one JSON
+ * object (structured mode).
  *
  *-------------------------------------------------------------------------
  */
@@ -16,6 +18,9 @@
 #include "utils/json.h"
 #include "utf8.h"
 #include "utils/timestamp.h"
+
+/* attributes that every event can have */
+#define FIXED_ATTRIBUTES 9
 
 #define ATTRIBUTE_CHARS "abcdefghijklmnopqrstuvwxyz0123456789"
 
@@ -51,8 +56,8 @@ oi_cloudevent_source(const char *database)
 /*
  * A time as RFC 3339 has it, in UTC.
  */
-static void
-append_time(StringInfo buf, TimestampTz at)
+static char *
+rfc3339(TimestampTz at)
 {
 	struct pg_tm tm;
 	fsec_t		fsec;
@@ -61,9 +66,9 @@ append_time(StringInfo buf, TimestampTz at)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("timestamp out of range")));
-	appendStringInfo(buf, "%04d-%02d-%02dT%02d:%02d:%02d.%06dZ",
-					 tm.tm_year, tm.tm_mon, tm.tm_mday, tm.tm_hour, tm.tm_min,
-					 tm.tm_sec, fsec);
+	return psprintf("%04d-%02d-%02dT%02d:%02d:%02d.%06dZ",
+					tm.tm_year, tm.tm_mon, tm.tm_mday, tm.tm_hour, tm.tm_min,
+					tm.tm_sec, fsec);
 }
 
 /*
@@ -79,13 +84,59 @@ is_attribute(const char *name)
 }
 
 /*
- * One attribute, behind others.
+ * The attributes of an event, specversion and id first, in memory of the
+ * current context; *n is set to how many.  The data is not among them.
  */
-static void
-append_attribute(StringInfo buf, const char *name, const char *value)
+OiSinkHeader *
+oi_cloudevent_attributes(const OiSinkState *state, const OiSinkEvent *event, int *n)
 {
-	appendStringInfo(buf, ",\"%s\":", name);
-	escape_json(buf, value);
+	OiSinkHeader *attributes = palloc(sizeof(OiSinkHeader) * (event->nheaders + FIXED_ATTRIBUTES));
+	int			at = 0;
+
+	attributes[at++] = (OiSinkHeader)
+	{
+		"specversion", "1.0"
+	};
+	attributes[at++] = (OiSinkHeader)
+	{
+		"id", event->event_id_text
+	};
+	attributes[at++] = (OiSinkHeader)
+	{
+		"source", state->source
+	};
+	attributes[at++] = (OiSinkHeader)
+	{
+		"type", event->type
+	};
+	attributes[at++] = (OiSinkHeader)
+	{
+		"subject", event->key
+	};
+	attributes[at++] = (OiSinkHeader)
+	{
+		"time", rfc3339(event->created_at)
+	};
+	attributes[at++] = (OiSinkHeader)
+	{
+		"partitionkey", event->key
+	};
+	attributes[at++] = (OiSinkHeader)
+	{
+		"sequence", psprintf(INT64_FORMAT, event->position)
+	};
+	for (int i = 0; i < event->nheaders; i++)
+		if (is_attribute(event->headers[i].name))
+			attributes[at++] = event->headers[i];
+	if (event->payload != NULL)
+		attributes[at++] = (OiSinkHeader)
+	{
+		"datacontenttype", "application/json"
+	};
+	Assert(at <= event->nheaders + FIXED_ATTRIBUTES);
+	*n = at;
+
+	return attributes;
 }
 
 /*
@@ -96,22 +147,16 @@ append_attribute(StringInfo buf, const char *name, const char *value)
 void
 oi_cloudevent_append(StringInfo buf, const OiSinkState *state, const OiSinkEvent *event)
 {
-	appendStringInfo(buf, "{\"specversion\":\"1.0\",\"id\":\"%s\"", event->event_id_text);
-	append_attribute(buf, "source", state->source);
-	append_attribute(buf, "type", event->type);
-	append_attribute(buf, "subject", event->key);
-	appendStringInfoString(buf, ",\"time\":\"");
-	append_time(buf, event->created_at);
-	appendStringInfoChar(buf, '"');
-	append_attribute(buf, "partitionkey", event->key);
-	appendStringInfo(buf, ",\"sequence\":\"" INT64_FORMAT "\"", event->position);
-	for (int i = 0; i < event->nheaders; i++)
-		if (is_attribute(event->headers[i].name))
-			append_attribute(buf, event->headers[i].name, event->headers[i].value);
-	if (event->payload != NULL)
+	int			n;
+	OiSinkHeader *attributes = oi_cloudevent_attributes(state, event, &n);
+
+	for (int i = 0; i < n; i++)
 	{
-		append_attribute(buf, "datacontenttype", "application/json");
-		appendStringInfo(buf, ",\"data\":%s", event->payload);
+		appendStringInfo(buf, "%c\"%s\":", i == 0 ? '{' : ',', attributes[i].name);
+		escape_json(buf, attributes[i].value);
 	}
+	if (event->payload != NULL)
+		appendStringInfo(buf, ",\"data\":%s", event->payload);
 	appendStringInfoChar(buf, '}');
+	pfree(attributes);
 }

@@ -27,10 +27,11 @@
 #include "datatype/timestamp.h"
 #include "lib/stringinfo.h"
 #include "nodes/pg_list.h"
+#include "utils/inet.h"
 #include "utils/uuid.h"
 
 /* changes with every change of what is below */
-#define OI_SINK_MAGIC 0x4F495301
+#define OI_SINK_MAGIC 0x4F495302
 
 /* bounds of one call of deliver, and so of what a crash leaves unrecorded */
 #define OI_SINK_MAX_EVENTS 5000
@@ -73,6 +74,8 @@ typedef struct OiSinkEvent
 	/* filled by deliver */
 	OiSinkOutcome outcome;
 	const char *reason;			/* of anything but delivered; may be NULL */
+	int			retry_after;	/* ms that the receiver asks to wait before
+								 * the next attempt; 0: it does not say */
 } OiSinkEvent;
 
 /* What a sink knows of the subscription that it serves.  Grows at its end. */
@@ -118,6 +121,13 @@ extern PGDLLEXPORT const OiSinkCallbacks *_PG_order_sink_init(void);
 
 /* the value of an option, or NULL */
 extern PGDLLEXPORT const char *oi_sink_option(List *options, const char *name);
+
+/* the networks in a comma-separated list of addresses and networks */
+extern PGDLLEXPORT inet **oi_sink_networks(const char *list, int *n);
+
+/* the CloudEvents attributes of an event, in the current memory context */
+extern PGDLLEXPORT OiSinkHeader *oi_cloudevent_attributes(const OiSinkState *state,
+														  const OiSinkEvent *event, int *n);
 
 /* one event as a structured CloudEvent: a line of JSON, without the newline */
 extern PGDLLEXPORT void oi_cloudevent_append(StringInfo buf, const OiSinkState *state,

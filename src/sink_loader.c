@@ -34,6 +34,7 @@
 #include "utils/acl.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
@@ -136,6 +137,35 @@ read_server(OiSink *sink, const OiSubscription *sub, Oid owner)
 }
 
 /*
+ * Sinks are called outside of transactions.  What the server's functions keep
+ * account of (crypto contexts, for example) has an owner all the same.
+ */
+static ResourceOwner sink_owner = NULL;
+
+/*
+ * Before a callback.
+ */
+static void
+enter_sink(void)
+{
+	if (sink_owner == NULL)
+		sink_owner = ResourceOwnerCreate(NULL, "order_idempotency sink");
+	CurrentResourceOwner = sink_owner;
+}
+
+/*
+ * After it: release what it left; it should have left nothing where it was ok.
+ */
+static void
+leave_sink(bool ok)
+{
+	ResourceOwnerRelease(sink_owner, RESOURCE_RELEASE_BEFORE_LOCKS, ok, true);
+	ResourceOwnerRelease(sink_owner, RESOURCE_RELEASE_LOCKS, ok, true);
+	ResourceOwnerRelease(sink_owner, RESOURCE_RELEASE_AFTER_LOCKS, ok, true);
+	CurrentResourceOwner = NULL;
+}
+
+/*
  * Clean up after an ERROR outside of what a transaction would clean up, and
  * return its message in the given context.
  */
@@ -150,6 +180,7 @@ recover(MemoryContext context)
 	edata = CopyErrorData();
 	FlushErrorState();
 	AbortOutOfAnyTransaction();
+	leave_sink(false);
 	LWLockReleaseAll();
 	ConditionVariableCancelSleep();
 	pgstat_report_wait_end();
@@ -182,6 +213,7 @@ start_steps(OiSink *sink, const OiSubscription *sub, Oid owner, MemoryContext co
 	MemoryContextSwitchTo(context);
 
 	load_library(sink);
+	enter_sink();
 	if (sink->callbacks->check_configured)
 		missing = sink->callbacks->check_configured(&sink->state);
 	if (missing != NULL)
@@ -192,6 +224,7 @@ start_steps(OiSink *sink, const OiSubscription *sub, Oid owner, MemoryContext co
 	if (sink->callbacks->startup)
 		sink->callbacks->startup(&sink->state);
 	sink->started = true;
+	leave_sink(true);
 }
 
 /*
@@ -260,12 +293,15 @@ oi_sink_deliver(OiSink *sink, OiBatch *batch, TimestampTz deadline, char **error
 	{
 		batch->events[i].outcome = OI_SINK_RETRY;
 		batch->events[i].reason = NULL;
+		batch->events[i].retry_after = 0;
 	}
 
 	MemoryContextSwitchTo(scratch);
 	PG_TRY();
 	{
+		enter_sink();
 		sink->callbacks->deliver(&sink->state, batch->events, batch->n, deadline);
+		leave_sink(true);
 	}
 	PG_CATCH();
 	{
@@ -288,7 +324,11 @@ void
 oi_sink_stop(OiSink *sink)
 {
 	if (sink->entered && sink->callbacks->shutdown)
+	{
+		enter_sink();
 		sink->callbacks->shutdown(&sink->state);
+		leave_sink(true);
+	}
 	if (sink->state.context != NULL)
 		MemoryContextDelete(sink->state.context);
 	memset(sink, 0, sizeof(*sink));

@@ -7,11 +7,7 @@
  */
 #include "postgres.h"
 
-#include "access/reloptions.h"
-#include "catalog/pg_authid.h"
-#include "catalog/pg_foreign_server.h"
 #include "catalog/pg_type.h"
-#include "commands/defrem.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "order_sink.h"
@@ -27,8 +23,6 @@
 
 /* the longest topic, in bytes: that of a file name */
 #define MAX_TOPIC 255
-
-PG_FUNCTION_INFO_V1(oi_file_sink_validator);
 
 /*
  * A subscription's name: a letter, then letters, digits, _ and -, all in
@@ -221,60 +215,4 @@ oi_check_server(const ForeignServer *server, const ForeignDataWrapper *wrapper,
 		aclcheck_error(aclresult, OBJECT_FOREIGN_SERVER, server->servername);
 
 	return sink;
-}
-
-/*
- * Option path of a file server.  It says where the server's operating system
- * user writes, so not everyone may set it.
- */
-static void
-check_path(const char *path)
-{
-	if (!has_privs_of_role(GetUserId(), ROLE_PG_WRITE_SERVER_FILES))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied to set option \"path\""),
-				 errhint("It takes the privileges of role pg_write_server_files.")));
-	if (!is_absolute_path(path))
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
-				 errmsg("option \"path\" must be the absolute path of a directory")));
-}
-
-/*
- * file_sink_validator(options text[], catalog oid): the options of servers of
- * the wrapper order_idempotency_file.
- */
-Datum
-oi_file_sink_validator(PG_FUNCTION_ARGS)
-{
-	List	   *options = untransformRelOptions(PG_GETARG_DATUM(0));
-	bool		is_server = PG_GETARG_OID(1) == ForeignServerRelationId;
-	bool		has_path = false;
-	ListCell   *lc;
-
-	foreach(lc, options)
-	{
-		DefElem    *option = lfirst_node(DefElem, lc);
-
-		if (is_server && strcmp(option->defname, "path") == 0)
-		{
-			check_path(defGetString(option));
-			has_path = true;
-		}
-		else if (is_server && strcmp(option->defname, "fsync") == 0)
-			(void) defGetBoolean(option);
-		else
-			ereport(ERROR,
-					(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
-					 errmsg("invalid option \"%s\"", option->defname),
-					 is_server ? errhint("Valid options in this context are: fsync, path.") :
-					 errhint("There are no valid options in this context.")));
-	}
-	if (is_server && !has_path)
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_DYNAMIC_PARAMETER_VALUE_NEEDED),
-				 errmsg("option \"path\" is required for a file server")));
-
-	PG_RETURN_VOID();
 }
