@@ -11,10 +11,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// A call is tried at most this often; the pauses between double from the first.
 const (
 	maxTries   = 10
-	firstPause = 20 * time.Millisecond
+	firstPause = 20 * time.Millisecond // before the second try; it doubles from try to try
+	tryTimeout = 30 * time.Second      // longer than in_flight_wait; pgx drops the connection then
 )
 
 // Retry calls work again for as long as another try can mend what went wrong.
@@ -25,7 +25,7 @@ const (
 func Retry[T any](ctx context.Context, work func(context.Context) (T, error)) (T, error) {
 	pause := firstPause
 	for try := 1; ; try++ {
-		result, err := work(ctx)
+		result, err := once(ctx, work)
 		if err == nil || try == maxTries || !CanRetry(err) {
 			return result, err
 		}
@@ -36,6 +36,13 @@ func Retry[T any](ctx context.Context, work func(context.Context) (T, error)) (T
 		}
 		pause *= 2
 	}
+}
+
+// once makes a try that ends after tryTimeout.
+func once[T any](ctx context.Context, work func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
+	defer cancel()
+	return work(ctx)
 }
 
 // CanRetry tells whether the same call with the same key may do better.

@@ -10,7 +10,12 @@ public final class Main {
 
     /** Takes the steps one after the other and exits with 1 if one of them failed. */
     public static void main(String[] arguments) throws Exception {
-        Steps steps = new Steps(System.getenv("DATABASE_URL"), "1".equals(System.getenv("POOLED")));
+        String url = System.getenv("DATABASE_URL");
+        if (url == null || !url.startsWith("postgres")) {
+            System.err.println("cannot use DATABASE_URL: " + url);
+            System.exit(1);
+        }
+        Steps steps = new Steps(url, "1".equals(System.getenv("POOLED")));
         Map<String, Check.Action> scenario = new LinkedHashMap<>();
         scenario.put("create with retry", steps::createWithRetry);
         scenario.put("retry on 40001", steps::retrySerialization);
