@@ -127,12 +127,14 @@ async function payWithALease() {
   assert.deepEqual(again.claim.response, provider.charges[0]);
 }
 
-// Every delivery comes twice; its effect and its answer are the first one's.
+// Every delivery comes twice; its effect and its answer are the first one's.  The first of
+// all comes too early, and leaves nothing.
 async function webhookInbox() {
   const key = `${prefix}-webhook`;
   const paid = { id: `${key}-1`, order: key, state: 'paid' };
   const outOfPlace = { id: `${key}-2`, order: key, state: 'cancelled' };
 
+  await assert.rejects(orders.receive(pool, paid), /there is no order/);
   await retry(pool, (client) => orders.createOrder(client, { key, amount: 700n, currency: 'EUR', account: 'carol' }));
   for (const [delivery, outcome] of [[paid, 'applied'], [outOfPlace, 'illegal']]) {
     const first = await orders.receive(pool, delivery);

@@ -1,7 +1,7 @@
 // The functions of order_idempotency, as this program calls them.
 
 import pg from 'pg';
-import { retry, transaction } from './retry.js';
+import { TryAgain, retry, transaction } from './retry.js';
 
 // Through PgBouncer in transaction mode the next statement may meet another session,
 // where nothing was prepared; a statement without a name is parsed each time.
@@ -79,6 +79,15 @@ export async function completeKey(client, { key, response, scope, attempt }) {
   return row.outcome;
 }
 
+// Takes an order to a state in a transaction that has other work to commit, whatever comes
+// of it.  What is for good is an outcome.  The order in another transaction's hands is not:
+// to commit that would be to forget the change.
+async function tryTransition(client, change) {
+  const order = await transitionOrder(client, { ...change, onConflict: 'report' });
+  if (order.outcome === 'in_progress') throw new TryAgain(`order ${change.key} is in progress`);
+  return order;
+}
+
 // Pays for an order by a provider outside of the database.  The claim is committed
 // first, with a lease.  A worker that dies leaves it to the next one, which asks the
 // provider under the same key, so that the customer is charged once.
@@ -95,14 +104,14 @@ export async function pay(pool, provider, { key, amount, lease }) {
   return retry(pool, (client) => transaction(client, async () => {
     const completed = await completeKey(client, { ...work, response: charge, attempt: claim.attempt });
     if (completed === 'stale') return { claim, completed }; // another worker's now
-    const order = await transitionOrder(client,
-      { key, toState: 'paid', requestKey: charge.id, onConflict: 'report' });
+    const order = await tryTransition(client, { key, toState: 'paid', requestKey: charge.id });
     return { claim, completed, charge, order };
   }));
 }
 
 // Takes in a webhook: the inbox claim and its effect commit together.  An event that
-// the order cannot follow is recorded as that; raising would have it sent for ever.
+// the order cannot follow is recorded as that; raising would have it sent for ever.  One
+// that overtook its order raises, and is to be sent again.
 export function receive(pool, delivery) {
   const inbox = { key: delivery.id, scope: 'webhooks' };
 
@@ -111,8 +120,9 @@ export function receive(pool, delivery) {
     const claim = await claimKey(client, { ...inbox, request: delivery });
     if (claim.outcome !== 'claimed') return claim;
 
-    const order = await transitionOrder(client,
-      { key: delivery.order, toState: delivery.state, requestKey: delivery.id, onConflict: 'report' });
+    const order = await tryTransition(client,
+      { key: delivery.order, toState: delivery.state, requestKey: delivery.id });
+    if (order.outcome === 'missing') throw new Error(`there is no order ${delivery.order}`);
     await completeKey(client, { ...inbox, response: { outcome: order.outcome } });
     return { ...claim, response: { outcome: order.outcome } };
   }));

@@ -14,12 +14,15 @@ const LONGEST_PAUSE = 1000;
 // lock_timeout, server going down or coming up, key held by another transaction.
 const AGAIN = /^(08...|40001|40P01|53300|55P03|57P0[123]|OI002)$/;
 
+// What work throws that wants to be done again.
+export class TryAgain extends Error {}
+
 // The connection broke, or could not be made; what the driver said is the cause.
-export class ConnectionLost extends Error {}
+export class ConnectionLost extends TryAgain {}
 
 // Is the error one that another try may cure?
 export function mayRetry(error) {
-  return error instanceof ConnectionLost || (error instanceof pg.DatabaseError && AGAIN.test(error.code));
+  return error instanceof TryAgain || (error instanceof pg.DatabaseError && AGAIN.test(error.code));
 }
 
 // Calls work(client) with a connection of the pool until it returns.  It may be

@@ -1,6 +1,7 @@
 #!/bin/bash
 # The scenario of examples/clients.md.  DATABASE_URL says where the database is;
 # POOLED=1, that PgBouncer in transaction mode is before it.
+# shellcheck disable=SC1091
 set -uo pipefail
 cd "$(dirname "$0")" || exit 1
 . ./retry.sh
@@ -71,7 +72,7 @@ retry_on_40001()
 			COMMIT;
 		SQL
 	) || return
-	check "$(<"$work/retries")" '* 40001' &&
+	check "$(<"$work/retries")" '*ERROR:  40001: *' &&
 		check "$(column 2 "$(<"$RIVAL")")" created &&
 		check "$(column 2 "$order")" replayed &&
 		check "$(column 5 "$order")" "$(column 5 "$(<"$RIVAL")")"
@@ -177,11 +178,14 @@ pay_with_a_lease()
 		check_states "${payment[0]}" 'created paid'
 }
 
-# Every delivery comes twice; its effect and its answer are the first one's.
+# Every delivery comes twice; its effect and its answer are the first one's.  The first of all
+# comes too early, and leaves nothing.
 webhook_inbox()
 {
 	local key=$prefix-webhook
 
+	! receive "$key-1" "$key" paid 2>"$work/errors" || return
+	check "$(sqlstate "$work/errors")" OI004 || return
 	create_order "$key" 700 carol >/dev/null || return
 	check "$(receive "$key-1" "$key" paid)" 'claimed {"outcome": "applied"}' &&
 		check "$(receive "$key-1" "$key" paid)" 'replayed {"outcome": "applied"}' &&

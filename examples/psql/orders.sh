@@ -57,6 +57,7 @@ finish_payment()
 		\echo :complete_key
 		\else
 		:transition_order (:'key', 'paid', :'charge', NULL, NULL, 'report') \gset
+		\i try_again.sql
 		COMMIT;
 		\echo :complete_key|:outcome|:state
 		\endif
@@ -94,7 +95,8 @@ complete_payment()
 
 # receive ID KEY STATE: take in a webhook; the inbox claim and its effect commit together.
 # Prints the claim's outcome and the response.  An event that the order cannot follow is
-# recorded as that; raising would have it sent for ever.
+# recorded as that; raising would have it sent for ever.  One that overtook its order fails,
+# and is to be sent again.
 receive()
 {
 	run -v id="$1" -v key="$2" -v state="$3" <<-'SQL'
@@ -105,6 +107,11 @@ receive()
 		SELECT :'claim_outcome' = 'claimed' AS mine \gset
 		\if :mine
 		:transition_order (:'key', :'state', :'id', NULL, NULL, 'report') \gset
+		\i try_again.sql
+		SELECT :'outcome' = 'missing' AS missing \gset
+		\if :missing
+		DO $$ BEGIN RAISE 'there is no such order' USING ERRCODE = 'OI004'; END $$;
+		\endif
 		SELECT jsonb_build_object('outcome', :'outcome') AS claim_response \gset
 		:complete_key (:'id', :'claim_response', 'webhooks', NULL) \gset
 		\endif

@@ -47,7 +47,7 @@ retry()
 			-v tried="$tried" "$@" -f - <<<"$script" 2>"$errors") || status=$?
 		[ $status != 0 ] || break
 		may_retry $status "$errors" || break
-		echo "retry: $(tail -n 1 "$errors") $(sqlstate "$errors")" >&2
+		echo "retry: $(head -n 1 "$errors")" >&2
 		pause "$tried"
 	done
 	if [ $status = 0 ]; then

@@ -6,7 +6,7 @@ from datetime import timedelta
 from psycopg.rows import namedtuple_row
 from psycopg.types.json import Jsonb
 
-from retry import Database, retry
+from retry import Database, TryAgain, retry
 
 
 def open_database():
@@ -72,6 +72,19 @@ def complete_key(connection, key, response=None, *, scope="default", attempt=Non
         """, (key, jsonb(response), scope, attempt)).fetchone().outcome
 
 
+def try_transition(connection, key, to_state, request_key):
+    """Take an order to a state in a transaction that has other work to commit.
+
+    It is to commit whatever comes of this.  What is for good is an outcome.  The
+    order in another transaction's hands is not: to commit that would be to forget
+    the change.
+    """
+    order = transition_order(connection, key, to_state, request_key, on_conflict="report")
+    if order.outcome == "in_progress":
+        raise TryAgain(f"order {key} is in progress")
+    return order
+
+
 def pay(database, provider, key, amount, lease=timedelta(seconds=30)):
     """Pay for an order by a provider outside of the database.
 
@@ -96,8 +109,7 @@ def pay(database, provider, key, amount, lease=timedelta(seconds=30)):
                                      attempt=claim.attempt)
             if completed == "stale":            # another worker's now
                 return claim, completed, None
-            return claim, completed, transition_order(
-                connection, key, "paid", charge["id"], on_conflict="report")
+            return claim, completed, try_transition(connection, key, "paid", charge["id"])
 
     return retry(database, finish)
 
@@ -106,7 +118,8 @@ def receive(database, delivery):
     """Take in a webhook: the inbox claim and its effect commit together.
 
     Returns the claim's outcome and the response.  An event that the order cannot
-    follow is recorded as that; raising would have it sent for ever.
+    follow is recorded as that; raising would have it sent for ever.  One that overtook
+    its order raises, and is to be sent again.
     """
     def take(connection):
         with connection.transaction():
@@ -114,8 +127,10 @@ def receive(database, delivery):
             claim = claim_key(connection, delivery["id"], delivery, scope="webhooks")
             if claim.outcome != "claimed":
                 return claim.outcome, claim.response
-            order = transition_order(connection, delivery["order"], delivery["state"],
-                                     delivery["id"], on_conflict="report")
+            order = try_transition(connection, delivery["order"], delivery["state"],
+                                   delivery["id"])
+            if order.outcome == "missing":
+                raise LookupError(f"there is no order {delivery['order']}")
             response = {"outcome": order.outcome}
             complete_key(connection, delivery["id"], response, scope="webhooks")
             return claim.outcome, response

@@ -18,6 +18,10 @@ LONGEST_PAUSE = 1.0
 AGAIN = ("08", "40001", "40P01", "53300", "55P03", "57P01", "57P02", "57P03", "OI002")
 
 
+class TryAgain(Exception):
+    """What work raises that wants to be done again."""
+
+
 class Database:
     """One connection to the database, made anew after it was lost."""
 
@@ -45,6 +49,8 @@ class Database:
 
 def may_retry(error):
     """Is the error one that another try may cure?"""
+    if isinstance(error, TryAgain):
+        return True
     if error.sqlstate is not None:
         return error.sqlstate.startswith(AGAIN)
     # without a word of the server: the connection broke, or could not be made
@@ -60,7 +66,7 @@ def retry(database, work, tries=10):
     for tried in range(1, tries + 1):
         try:
             return work(database.connect())
-        except psycopg.Error as error:
+        except (psycopg.Error, TryAgain) as error:
             if not may_retry(error) or tried == tries:
                 raise
         time.sleep(pause(tried))
