@@ -30,9 +30,19 @@ $$;
 
 REVOKE ALL ON SCHEMA order_idempotency FROM PUBLIC;
 
-CREATE FUNCTION library_version() RETURNS text
-	LANGUAGE C STABLE PARALLEL SAFE
-	AS 'MODULE_PATHNAME', 'oi_library_version';
+-- The server keeps the library that it was started with, which may be one that
+-- lacks what this version calls.
+DO $do$
+BEGIN
+	CREATE FUNCTION library_version() RETURNS text
+		LANGUAGE C STABLE PARALLEL SAFE
+		AS 'MODULE_PATHNAME', 'oi_library_version';
+EXCEPTION WHEN undefined_function THEN
+	RAISE EXCEPTION 'the server runs an older library than order_idempotency 1.1 needs'
+		USING ERRCODE = 'object_not_in_prerequisite_state',
+			  HINT = 'Restart the server, then create the extension again.';
+END
+$do$;
 
 ----------------------------------------------------------------------------
 -- Types
@@ -383,7 +393,11 @@ CREATE TABLE subscriptions (
 	event_types text[] COLLATE "C",
 	topic text COLLATE "C",
 	options jsonb,
-	created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	-- where it may publish; see src/README, "Copies of a database"
+	armed_for uuid,
+	armed_database oid,
+	environment text COLLATE "C"
 );
 
 -- Where each subscription stands; the columns are explained in src/README,
@@ -412,6 +426,11 @@ CREATE FUNCTION drop_subscription(name text)
 	LANGUAGE C VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'oi_drop_subscription';
 
+CREATE FUNCTION resume_subscription(name text)
+	RETURNS void
+	LANGUAGE C VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'oi_resume_subscription';
+
 -- What shared memory knows of the workers of this database.
 CREATE FUNCTION subscription_workers(OUT subscription int, OUT pid int, OUT state text, OUT last_error text,
 									 OUT last_error_at timestamptz)
@@ -421,19 +440,38 @@ CREATE FUNCTION subscription_workers(OUT subscription int, OUT pid int, OUT stat
 
 CREATE VIEW subscription_status AS
 	SELECT s.name, s.server, s.owner, s.event_types, s.topic,
-		   COALESCE(w.state, 'stopped') AS state, w.pid,
+		   CASE WHEN a.disarmed IS NULL THEN COALESCE(w.state, 'stopped') ELSE 'disarmed' END AS state, w.pid,
 		   c.delivered, c.delivered_at,
 		   (SELECT pg_catalog.count(*) FROM outbox o
 			WHERE (o.position > c.behind_position
-				   OR (o.xid >= pg_catalog.pg_snapshot_xmin(c.behind) AND o.xid < c.behind_next_xid))
-			  AND NOT pg_catalog.pg_visible_in_snapshot(o.xid, c.behind)
-			  AND (c.batch IS NULL OR o.position > c.progress
-				   OR NOT pg_catalog.pg_visible_in_snapshot(o.xid, c.batch))
+				   OR (o.xid >= pg_catalog.pg_snapshot_xmin(c.behind) AND o.xid < c.behind_next_xid
+					   AND o.position >> 44 = i.incarnation))
+			  AND (o.position >> 44 > i.incarnation
+				   OR (NOT pg_catalog.pg_visible_in_snapshot(o.xid, c.behind)
+					   AND (c.batch IS NULL OR o.position > c.progress
+							OR NOT pg_catalog.pg_visible_in_snapshot(o.xid, c.batch))))
 			  AND (s.event_types IS NULL OR o.type = ANY (s.event_types))) AS lag_events,
-		   w.last_error, w.last_error_at
+		   w.last_error, w.last_error_at, a.disarmed AS detail
 	FROM subscriptions s
 		JOIN subscription_cursors c ON c.subscription = s.id
-		LEFT JOIN subscription_workers() w ON w.subscription = s.id;
+		LEFT JOIN subscription_workers() w ON w.subscription = s.id
+		-- as OI_INCARNATION of src/incarnation.h
+		CROSS JOIN LATERAL (SELECT c.behind_position >> 44 AS incarnation) i
+		-- as oi_is_armed of src/arming.c
+		LEFT JOIN (SELECT n.id AS installation, d.oid AS database,
+						  COALESCE(pg_catalog.current_setting('order_idempotency.environment', true), '') AS environment
+				   FROM pg_catalog.pg_database d LEFT JOIN installation n ON true
+				   WHERE d.datname = pg_catalog.current_database()) here ON true
+		CROSS JOIN LATERAL (
+			SELECT CASE
+				WHEN s.armed_for IS DISTINCT FROM here.installation
+				THEN 'It came with a dump of another database.'
+				WHEN s.armed_database IS DISTINCT FROM here.database
+				THEN 'This database is a copy of the one that it was armed in.'
+				WHEN s.environment IS DISTINCT FROM here.environment
+				THEN pg_catalog.format('It was armed in environment "%s", and order_idempotency.environment is "%s".',
+									   s.environment, here.environment)
+				END || ' If its events are to be published from here, use resume_subscription().' AS disarmed) a;
 
 ----------------------------------------------------------------------------
 -- Roles
@@ -485,7 +523,8 @@ BEGIN
 				   'order_idempotency.generations, order_idempotency.payment_deadlines, order_idempotency.installation, '
 				   'order_idempotency.subscriptions, order_idempotency.subscription_cursors TO %s', role);
 	EXECUTE format('GRANT EXECUTE ON FUNCTION order_idempotency.get_order, order_idempotency.order_history, '
-				   'order_idempotency.create_subscription, order_idempotency.drop_subscription TO %s', role);
+				   'order_idempotency.create_subscription, order_idempotency.drop_subscription, '
+				   'order_idempotency.resume_subscription TO %s', role);
 END
 $$;
 
@@ -874,6 +913,9 @@ COMMENT ON COLUMN subscriptions.event_types IS 'the types of events that it want
 COMMENT ON COLUMN subscriptions.topic IS 'where at the receiver; for a file its name';
 COMMENT ON COLUMN subscriptions.options IS 'batch_size and from, as create_subscription was given them';
 COMMENT ON COLUMN subscriptions.created_at IS 'when it was made';
+COMMENT ON COLUMN subscriptions.armed_for IS 'the installation that it may publish from; null: it came from 1.0';
+COMMENT ON COLUMN subscriptions.armed_database IS 'the OID of the database that it may publish from';
+COMMENT ON COLUMN subscriptions.environment IS 'the order_idempotency.environment that it may publish in';
 COMMENT ON CONSTRAINT subscriptions_name_key ON subscriptions IS 'names are unique in a database';
 COMMENT ON TABLE subscription_cursors IS
 'where each subscription stands in the log: whatever behind sees is delivered or not wanted; of the rest that batch sees, all up to progress';
@@ -899,12 +941,19 @@ topic        1 to 255 letters, digits, ".", "_", "-" and "/"; null: the name. Fo
 options      a JSON object: batch_size (1 to 5000 events in one delivery, default 500), from ("now", the
              default: what commits from here on; "start": all that the log has)
 
-The caller becomes its owner and has to be able to log in. Warnings: no worker without shared_preload_libraries; no LOGIN.
+The caller becomes its owner and has to be able to log in. It is armed for this database and order_idempotency.environment:
+a copy does not publish until resume_subscription. Warnings: no worker without shared_preload_libraries; no LOGIN.
+Notice: order_idempotency.environment is empty.
 Errors: 42710 the name is taken; 42704 no such server; 42809 the server is not a sink; 42501 no USAGE on it; 22004 name,
 server or an event type is null; 22001 too long; 22023 any other bad argument; 25006 read-only transaction or standby.';
 COMMENT ON FUNCTION drop_subscription IS
 'Removes a subscription; its worker ends when that commits. What it has not delivered it never will.
 Errors: 42704 no such subscription; 42501 it is another role''s; 22004 the name is null; 25006 read-only transaction or standby.';
+COMMENT ON FUNCTION resume_subscription IS
+'Arms a subscription that is disarmed, as it is in a copy of a database and where order_idempotency.environment is another
+one: from when that commits it publishes from this database, beginning with what it had not delivered when the copy was made.
+Errors: 42704 no such subscription; 42501 it is another role''s; 22004 the name is null; 55000 it was restored into a database
+that was in use; 25006 read-only transaction or standby.';
 COMMENT ON FUNCTION subscription_workers IS
 'What the server knows of the workers of this database, one row a subscription; view subscription_status has it all.
 state: stopped, no process (raise max_worker_processes), starting, idle, delivering, retrying (see last_error), off
@@ -916,13 +965,14 @@ COMMENT ON COLUMN subscription_status.owner IS 'its owner; the worker connects a
 COMMENT ON COLUMN subscription_status.event_types IS 'the types of events that it wants; null: all';
 COMMENT ON COLUMN subscription_status.topic IS 'where at the receiver; for a file its name';
 COMMENT ON COLUMN subscription_status.state IS
-'stopped, no process (raise max_worker_processes), starting, idle, delivering, retrying (see last_error), off (order_idempotency.publish is off)';
+'stopped, no process (raise max_worker_processes), starting, idle, delivering, retrying (see last_error), off (order_idempotency.publish is off), disarmed (see detail)';
 COMMENT ON COLUMN subscription_status.pid IS 'the process of its worker; null: none';
 COMMENT ON COLUMN subscription_status.delivered IS 'how many events were delivered since it was made';
 COMMENT ON COLUMN subscription_status.delivered_at IS 'when the last one was';
 COMMENT ON COLUMN subscription_status.lag_events IS 'how many events in the log it wants and has not delivered; 0: it is up to date';
 COMMENT ON COLUMN subscription_status.last_error IS 'the last error of its worker since the server started; null: none';
 COMMENT ON COLUMN subscription_status.last_error_at IS 'when that was';
+COMMENT ON COLUMN subscription_status.detail IS 'why it is disarmed, and what to do; null: it is not';
 
 -- roles
 
@@ -931,7 +981,7 @@ COMMENT ON FUNCTION grant_application IS
 COMMENT ON FUNCTION grant_monitor IS
 'Grants a role what monitoring needs: SELECT on abandoned_claims, account_balance, current_lifecycle and subscription_status. Errors as in grant_application.';
 COMMENT ON FUNCTION grant_operator IS
-'Grants a role what operation needs: all of grant_monitor, SELECT on every table, get_order, order_history, create_subscription and drop_subscription. Errors as in grant_application.';
+'Grants a role what operation needs: all of grant_monitor, SELECT on every table, get_order, order_history, create_subscription, drop_subscription and resume_subscription. Errors as in grant_application.';
 
 -- columns that other relations have from the first generation
 DO $$
