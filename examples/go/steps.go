@@ -14,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// steps is the scenario; ../clients/README.md tells it for all languages.
+// steps is the scenario; ../clients.md tells it for all languages.
 var steps = []struct {
 	name string
 	take func(*shop, context.Context) error

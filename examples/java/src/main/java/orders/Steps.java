@@ -21,7 +21,7 @@ import orders.Webhook.Handled;
 import org.postgresql.ds.PGSimpleDataSource;
 import org.postgresql.util.PSQLException;
 
-/** The scenario; ../clients/README.md tells it for all languages. */
+/** The scenario; ../clients.md tells it for all languages. */
 final class Steps {
     private final String url;
     private final boolean pooled;
