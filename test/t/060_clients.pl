@@ -16,7 +16,7 @@
 use strict;
 use warnings;
 
-use File::Basename qw(basename);
+use File::Basename qw(basename dirname);
 use File::Spec;
 use FindBin;
 use IPC::Run;
@@ -97,7 +97,6 @@ sub start_bouncer
 		default_pool_size = 4
 		min_pool_size = 4
 		server_round_robin = 1
-		ignore_startup_parameters = extra_float_digits
 		INI
 	$bouncer = IPC::Run::start([ 'pgbouncer', "$dir/pgbouncer.ini" ],
 		'<', \undef, '>', $log, '2>&1');
@@ -216,8 +215,19 @@ sub check_database
 
 # -- the tests -------------------------------------------------------------------
 
+# The links of a page of the examples that lead nowhere.
+sub dead_links
+{
+	my ($page) = @_;
+
+	return grep { !/^https?:/ && !-e dirname($page) . '/' . s/#.*//r }
+	  slurp_file($page) =~ /\]\(([^)\s]+)\)/g;
+}
+
 is(join(' ', sort map { basename($_) } grep { !/demo$/ && -d } glob "$examples/*"),
 	join(' ', @languages), 'every example is run');
+is(join(' ', map { dead_links($_) } glob "$examples/*.md $examples/*/README.md"),
+	'', 'every link in their pages leads somewhere');
 
 start_server();
 start_bouncer();
