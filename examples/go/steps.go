@@ -206,14 +206,17 @@ func (s *shop) crashingWorker(ctx context.Context, provider Provider, order Orde
 	return claim, charge, err
 }
 
-// webhookInbox delivers twice what can be done, and twice what cannot.
+// webhookInbox delivers twice what can be done, and twice what cannot. What comes
+// before its order leaves nothing, and can be done later.
 func (s *shop) webhookInbox(ctx context.Context) error {
+	key := s.key("webhook")
+	paid := Delivery{ID: s.key("delivery-1"), Order: key, Charge: "ch_1"}
+	second := Delivery{ID: s.key("delivery-2"), Order: key, Charge: "ch_2"}
+	_, early := HandleWebhook(ctx, s.pool, paid)
 	order, err := s.newOrder(ctx, "webhook")
 	if err != nil {
 		return err
 	}
-	paid := Delivery{ID: s.key("delivery-1"), Order: order.OrderKey, Charge: "ch_1"}
-	second := Delivery{ID: s.key("delivery-2"), Order: order.OrderKey, Charge: "ch_2"}
 	var results []Handled
 	for _, delivery := range []Delivery{paid, paid, second, second} {
 		handled, err := HandleWebhook(ctx, s.pool, delivery)
@@ -222,11 +225,12 @@ func (s *shop) webhookInbox(ctx context.Context) error {
 		}
 		results = append(results, handled)
 	}
-	order, err = GetOrder(ctx, s.pool, order.OrderKey)
+	order, err = GetOrder(ctx, s.pool, key)
 	if err != nil {
 		return err
 	}
 	return first(
+		equal("before the order", fmt.Sprint(early), fmt.Sprintf("order %s: missing", key)),
 		equal("results", results, []Handled{
 			{"applied", false}, {"applied", true}, {"illegal", false}, {"illegal", true},
 		}),

@@ -169,16 +169,20 @@ final class Steps {
         }
     }
 
-    /** Delivers twice what can be done, and twice what cannot. */
+    /**
+     * Delivers twice what can be done, and twice what cannot. What comes before its order leaves
+     * nothing, and can be done later.
+     */
     void webhookInbox() throws SQLException {
         NewOrder order = new NewOrder(prefix + "webhook", 4990, "EUR");
-        create(order);
         Webhook webhook = new Webhook(database);
         Delivery paid = new Delivery(prefix + "delivery-1", order.key(), "ch_1");
         Delivery second = new Delivery(prefix + "delivery-2", order.key(), "ch_2");
         String applied = Json.object("outcome", "applied");
         String illegal = Json.object("outcome", "illegal");
 
+        Check.raises(Webhook.SendAgain.class, () -> webhook.handle(paid));
+        create(order);
         equal("first delivery", webhook.handle(paid), new Handled(applied, false));
         equal("the same again", webhook.handle(paid), new Handled(applied, true));
         equal("second payment", webhook.handle(second), new Handled(illegal, false));
