@@ -41,6 +41,88 @@ COMMENT ON SEQUENCE in_use IS
 'called once, by the first write through the extension''s functions in this installation; not dumped, so that a restored log goes on in another incarnation';
 
 ----------------------------------------------------------------------------
+-- Subscriptions are armed for where they may publish: those that are there, for
+-- here
+----------------------------------------------------------------------------
+
+ALTER TABLE subscriptions
+	ADD COLUMN armed_for uuid,
+	ADD COLUMN armed_database oid,
+	ADD COLUMN environment text COLLATE "C";
+UPDATE subscriptions SET
+	armed_for = (SELECT i.id FROM installation i),
+	armed_database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()),
+	environment = pg_catalog.current_setting('order_idempotency.environment');
+COMMENT ON COLUMN subscriptions.armed_for IS 'the installation that it may publish from; null: it came from 1.0';
+COMMENT ON COLUMN subscriptions.armed_database IS 'the OID of the database that it may publish from';
+COMMENT ON COLUMN subscriptions.environment IS 'the order_idempotency.environment that it may publish in';
+COMMENT ON FUNCTION create_subscription IS
+'Makes a durable reader of the log, whose worker delivers every event at least once, those of one key in order.
+
+name         1 to 63 of a-z, 0-9, _ and -, a letter first
+server       a foreign server of a sink, such as order_idempotency_file; takes USAGE on it
+event_types  the types that it wants; null: all
+topic        1 to 255 letters, digits, ".", "_", "-" and "/"; null: the name. For a file: its name in the server''s
+             directory, without "/" and not beginning with "."; null: the name and ".jsonl"
+options      a JSON object: batch_size (1 to 5000 events in one delivery, default 500), from ("now", the
+             default: what commits from here on; "start": all that the log has)
+
+The caller becomes its owner and has to be able to log in. It is armed for this database and order_idempotency.environment:
+a copy does not publish until resume_subscription. Warnings: no worker without shared_preload_libraries; no LOGIN.
+Notice: order_idempotency.environment is empty.
+Errors: 42710 the name is taken; 42704 no such server; 42809 the server is not a sink; 42501 no USAGE on it; 22004 name,
+server or an event type is null; 22001 too long; 22023 any other bad argument; 25006 read-only transaction or standby.';
+
+CREATE FUNCTION resume_subscription(name text)
+	RETURNS void
+	LANGUAGE C VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'oi_resume_subscription';
+REVOKE ALL ON FUNCTION resume_subscription FROM PUBLIC;
+COMMENT ON FUNCTION resume_subscription IS
+'Arms a subscription that is disarmed, as it is in a copy of a database and where order_idempotency.environment is another
+one: from when that commits it publishes from this database, beginning with what it had not delivered when the copy was made.
+Errors: 42704 no such subscription; 42501 it is another role''s; 22004 the name is null; 55000 it was restored into a database
+that was in use; 25006 read-only transaction or standby.';
+
+CREATE OR REPLACE VIEW subscription_status AS
+	SELECT s.name, s.server, s.owner, s.event_types, s.topic,
+		   CASE WHEN a.disarmed IS NULL THEN COALESCE(w.state, 'stopped') ELSE 'disarmed' END AS state, w.pid,
+		   c.delivered, c.delivered_at,
+		   (SELECT pg_catalog.count(*) FROM outbox o
+			WHERE (o.position > c.behind_position
+				   OR (o.xid >= pg_catalog.pg_snapshot_xmin(c.behind) AND o.xid < c.behind_next_xid
+					   AND o.position >> 44 = i.incarnation))
+			  AND (o.position >> 44 > i.incarnation
+				   OR (NOT pg_catalog.pg_visible_in_snapshot(o.xid, c.behind)
+					   AND (c.batch IS NULL OR o.position > c.progress
+							OR NOT pg_catalog.pg_visible_in_snapshot(o.xid, c.batch))))
+			  AND (s.event_types IS NULL OR o.type = ANY (s.event_types))) AS lag_events,
+		   w.last_error, w.last_error_at, a.disarmed AS detail
+	FROM subscriptions s
+		JOIN subscription_cursors c ON c.subscription = s.id
+		LEFT JOIN subscription_workers() w ON w.subscription = s.id
+		-- as OI_INCARNATION of src/incarnation.h
+		CROSS JOIN LATERAL (SELECT c.behind_position >> 44 AS incarnation) i
+		-- as oi_is_armed of src/arming.c
+		LEFT JOIN (SELECT n.id AS installation, d.oid AS database,
+						  COALESCE(pg_catalog.current_setting('order_idempotency.environment', true), '') AS environment
+				   FROM pg_catalog.pg_database d LEFT JOIN installation n ON true
+				   WHERE d.datname = pg_catalog.current_database()) here ON true
+		CROSS JOIN LATERAL (
+			SELECT CASE
+				WHEN s.armed_for IS DISTINCT FROM here.installation
+				THEN 'It came with a dump of another database.'
+				WHEN s.armed_database IS DISTINCT FROM here.database
+				THEN 'This database is a copy of the one that it was armed in.'
+				WHEN s.environment IS DISTINCT FROM here.environment
+				THEN pg_catalog.format('It was armed in environment "%s", and order_idempotency.environment is "%s".',
+									   s.environment, here.environment)
+				END || ' If its events are to be published from here, use resume_subscription().' AS disarmed) a;
+COMMENT ON COLUMN subscription_status.state IS
+'stopped, no process (raise max_worker_processes), starting, idle, delivering, retrying (see last_error), off (order_idempotency.publish is off), disarmed (see detail)';
+COMMENT ON COLUMN subscription_status.detail IS 'why it is disarmed, and what to do; null: it is not';
+
+----------------------------------------------------------------------------
 -- Ledger: the key of a purged order may be used again
 ----------------------------------------------------------------------------
 
@@ -79,6 +161,9 @@ BEGIN
 				   'order_idempotency.generations, order_idempotency.payment_deadlines, order_idempotency.installation, '
 				   'order_idempotency.subscriptions, order_idempotency.subscription_cursors TO %s', role);
 	EXECUTE format('GRANT EXECUTE ON FUNCTION order_idempotency.get_order, order_idempotency.order_history, '
-				   'order_idempotency.create_subscription, order_idempotency.drop_subscription TO %s', role);
+				   'order_idempotency.create_subscription, order_idempotency.drop_subscription, '
+				   'order_idempotency.resume_subscription TO %s', role);
 END
 $$;
+COMMENT ON FUNCTION grant_operator IS
+'Grants a role what operation needs: all of grant_monitor, SELECT on every table, get_order, order_history, create_subscription, drop_subscription and resume_subscription. Errors as in grant_application.';

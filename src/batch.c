@@ -6,7 +6,8 @@
  * A batch is what one moment sees ("batch") and an earlier one does not
  * ("behind"), in the order of positions.  It has two parts.
  *
- * Late rows have a position up to behind's.  Their transactions are in
+ * Late rows have a position up to behind's, in its incarnation of the log.
+ * Their transactions are in
  * behind's list, or have an xid from its xmax up to its next_xid; those of
  * them that have rows are found once for a batch, and their rows are read by
  * the index on (xid, position).
@@ -25,6 +26,7 @@
 
 #include "batch.h"
 #include "catalog/pg_type.h"
+#include "incarnation.h"
 #include "miscadmin.h"
 #include "utf8.h"
 #include "utils/array.h"
@@ -275,13 +277,14 @@ read_late(Reader *reader)
 	char		nulls[] = "     ";
 	OiCursor   *cursor = reader->cursor;
 	Datum	   *xids = palloc(sizeof(Datum) * (cursor->nlate + 1));
+	int64		start = OI_INCARNATION_START(OI_INCARNATION(cursor->behind.position));
 
 	for (int i = 0; i < cursor->nlate; i++)
 		xids[i] = FullTransactionIdGetDatum(FullTransactionIdFromU64(cursor->late[i]));
 	values[0] = PointerGetDatum(construct_array(xids, cursor->nlate, XID8OID,
 												sizeof(FullTransactionId),
 												FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	values[1] = Int64GetDatum(cursor->progress);
+	values[1] = Int64GetDatum(Max(cursor->progress, start));
 	values[2] = Int64GetDatum(cursor->behind.position);
 	values[3] = reader->sub->type_array;
 	if (reader->sub->ntypes < 0)

@@ -135,16 +135,43 @@ oi_moment_now(OiMoment *moment)
 }
 
 /*
- * The moment before the log began: nothing is behind it.
+ * A moment with nothing open.
  */
-void
-oi_moment_start(OiMoment *moment)
+static void
+set_moment(OiMoment *moment, int64 position, uint64 next_xid)
 {
 	moment->snapshot = palloc0(offsetof(OiSnapshot, xip) + sizeof(uint64));
-	moment->snapshot->xmin = FirstNormalTransactionId;
-	moment->snapshot->xmax = FirstNormalTransactionId;
-	moment->position = 0;
-	moment->next_xid = FirstNormalTransactionId;
+	moment->snapshot->xmin = next_xid;
+	moment->snapshot->xmax = next_xid;
+	moment->position = position;
+	moment->next_xid = next_xid;
+}
+
+/*
+ * The moment before an incarnation of the log began: it sees nothing of that.
+ */
+void
+oi_moment_start(OiMoment *moment, int64 incarnation)
+{
+	set_moment(moment, OI_INCARNATION_START(incarnation), FirstNormalTransactionId);
+}
+
+/*
+ * The moment after it ended: it sees all of that.
+ */
+void
+oi_moment_end(OiMoment *moment, int64 incarnation)
+{
+	set_moment(moment, OI_INCARNATION_END(incarnation), PG_INT64_MAX);
+}
+
+/*
+ * Is a moment such an end?
+ */
+bool
+oi_moment_is_end(const OiMoment *moment)
+{
+	return moment->position == OI_INCARNATION_END(OI_INCARNATION(moment->position));
 }
 
 /*

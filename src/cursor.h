@@ -23,7 +23,8 @@ typedef struct OiSnapshot
  * A moment of the log: its last position, read before the snapshot was
  * taken, and the next xid, read after.  So whatever the snapshot does not see
  * has an xid of its list, or one from its xmax on; and what has an xid from
- * next_xid on, has a position above this one.
+ * next_xid on, has a position above this one.  This is about rows of its own
+ * incarnation of the log, the one of its position.
  */
 typedef struct OiMoment
 {
@@ -37,7 +38,9 @@ extern OiSnapshot *oi_snapshot_from_datum(Datum value);
 extern Datum oi_snapshot_to_datum(const OiSnapshot *snapshot);
 
 extern void oi_moment_now(OiMoment *moment);
-extern void oi_moment_start(OiMoment *moment);
+extern void oi_moment_start(OiMoment *moment, int64 incarnation);
+extern void oi_moment_end(OiMoment *moment, int64 incarnation);
+extern bool oi_moment_is_end(const OiMoment *moment);
 extern void oi_moment_copy(OiMoment *to, const OiMoment *from);
 extern void oi_moment_clear(OiMoment *moment);
 

@@ -229,6 +229,30 @@ oi_drain_exists(const OiSubscription *sub)
 }
 
 /*
+ * Is a subscription there, and may it publish from here?
+ */
+bool
+oi_drain_armed(const OiSubscription *sub)
+{
+	MemoryContext context = CurrentMemoryContext;
+	OiIdentity	was;
+	bool		armed = false;
+
+	if (begin_work(sub->relid, &was))
+	{
+		int			n;
+		OiFound    *found = oi_subscriptions_found(&n);
+
+		for (int i = 0; i < n; i++)
+			armed |= found[i].subscription == sub->id;
+		oi_owner_end(&was, context);
+	}
+	MemoryContextSwitchTo(context);
+
+	return armed;
+}
+
+/*
  * Read a moment from three columns of the first row found.
  */
 static void
@@ -249,6 +273,18 @@ moment_columns(OiMoment *moment, int first, MemoryContext context)
 	old = MemoryContextSwitchTo(context);
 	oi_moment_copy(moment, &found);
 	MemoryContextSwitchTo(old);
+}
+
+/*
+ * No row of the cursor's batch, if there is one, has a position above the last
+ * that was drawn by now, nor one of another incarnation of the log.
+ */
+static void
+set_end(OiCursor *cursor)
+{
+	int64		incarnation = OI_INCARNATION(cursor->batch.position);
+
+	cursor->end = Min(oi_log_position(), OI_INCARNATION_END(incarnation));
 }
 
 /*
@@ -281,7 +317,7 @@ oi_drain_load(const OiSubscription *sub, OiCursor *cursor)
 			moment_columns(&cursor->behind, 1, cursor->context);
 			moment_columns(&cursor->batch, 4, cursor->context);
 			cursor->progress = DatumGetInt64(column(7, &isnull));
-			cursor->end = oi_log_position();
+			set_end(cursor);
 			cursor->nlate = -1;
 			cursor->recorded_at = GetCurrentTimestamp();
 		}
@@ -293,20 +329,25 @@ oi_drain_load(const OiSubscription *sub, OiCursor *cursor)
 }
 
 /*
- * Open a batch: what is there now and was not there at "behind".
+ * Open a batch: what is there now and was not there at "behind".  Of an
+ * incarnation of the log that has ended, all is there.
  */
 static void
 open_batch(OiCursor *cursor)
 {
+	int64		incarnation = OI_INCARNATION(cursor->behind.position);
 	OiMoment	now;
 	MemoryContext old;
 
-	oi_moment_now(&now);
+	if (incarnation < OI_INCARNATION(oi_log_position()))
+		oi_moment_end(&now, incarnation);
+	else
+		oi_moment_now(&now);
 	old = MemoryContextSwitchTo(cursor->context);
 	oi_moment_copy(&cursor->batch, &now);
 	MemoryContextSwitchTo(old);
 
-	cursor->end = oi_log_position();
+	set_end(cursor);
 	cursor->progress = 0;
 	cursor->nlate = -1;
 }
@@ -343,6 +384,28 @@ oi_drain_read(const OiSubscription *sub, OiCursor *cursor)
 }
 
 /*
+ * Nothing is left in the cursor's batch: have it behind.  At the end of an
+ * incarnation of the log, that is where the next one starts.
+ */
+static void
+end_batch(OiCursor *cursor)
+{
+	oi_moment_clear(&cursor->behind);
+	if (oi_moment_is_end(&cursor->batch))
+	{
+		MemoryContext old = MemoryContextSwitchTo(cursor->context);
+
+		oi_moment_start(&cursor->behind, OI_INCARNATION(cursor->batch.position) + 1);
+		MemoryContextSwitchTo(old);
+		oi_moment_clear(&cursor->batch);
+	}
+	else
+		cursor->behind = cursor->batch;
+	cursor->batch.snapshot = NULL;
+	cursor->progress = 0;
+}
+
+/*
  * Move the cursor past what a batch no longer holds.
  */
 void
@@ -353,12 +416,7 @@ oi_drain_advance(OiCursor *cursor, const OiBatch *batch)
 	else if (!batch->exhausted)
 		cursor->progress = Max(cursor->progress, batch->upto);
 	else
-	{
-		oi_moment_clear(&cursor->behind);
-		cursor->behind = cursor->batch;
-		cursor->batch.snapshot = NULL;
-		cursor->progress = 0;
-	}
+		end_batch(cursor);
 }
 
 /*

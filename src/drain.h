@@ -60,6 +60,7 @@ typedef struct OiBatch
 
 extern OiSubscription *oi_drain_subscription(int32 id);
 extern bool oi_drain_exists(const OiSubscription *sub);
+extern bool oi_drain_armed(const OiSubscription *sub);
 extern bool oi_drain_load(const OiSubscription *sub, OiCursor *cursor);
 extern OiBatch *oi_drain_read(const OiSubscription *sub, OiCursor *cursor);
 extern void oi_drain_advance(OiCursor *cursor, const OiBatch *batch);

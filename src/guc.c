@@ -18,6 +18,7 @@
 
 #include "guc.h"
 
+char	   *oi_environment = NULL;
 char	   *oi_headers = NULL;
 int			oi_in_flight_wait = 5000;
 int			oi_key_retention = 7 * 24 * 60 * 60;
@@ -96,6 +97,11 @@ define_postmaster_settings(void)
 void
 oi_guc_init(void)
 {
+	DefineCustomStringVariable("order_idempotency.environment",
+							   "Names the environment of this server, such as production.",
+							   "A subscription that was made in another one is disarmed.  To be kept outside of the data directory.",
+							   &oi_environment, "", PGC_SIGHUP, 0,
+							   NULL, NULL, NULL);
 	DefineCustomStringVariable("order_idempotency.headers",
 							   "Headers of events whose call gives none, as a JSON object of strings.",
 							   "For example {\"traceparent\": \"00-...\"}.  Empty: no headers.",

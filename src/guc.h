@@ -8,6 +8,7 @@
 #ifndef OI_GUC_H
 #define OI_GUC_H
 
+extern char *oi_environment;	/* where this server is; may be empty */
 extern char *oi_headers;		/* JSON object of strings, or empty */
 extern int	oi_in_flight_wait;	/* ms; 0: not at all; -1: for ever */
 extern int	oi_key_retention;	/* s */

@@ -54,7 +54,7 @@ static const struct
 	[OI_REL_OUTBOX_2] = {"outbox_2", 9},
 	[OI_REL_OUTBOX_3] = {"outbox_3", 9},
 	[OI_REL_SUBSCRIPTION_ID] = {"subscription_id", 0},
-	[OI_REL_SUBSCRIPTIONS] = {"subscriptions", 8},
+	[OI_REL_SUBSCRIPTIONS] = {"subscriptions", 11},
 	[OI_REL_SUBSCRIPTION_CURSORS] = {"subscription_cursors", 10},
 	[OI_REL_INSTALLATION] = {"installation", 1},
 	[OI_REL_IN_USE] = {"in_use", 0},
@@ -107,9 +107,10 @@ oi_relation_oid(OiRelation which)
 	if (!OidIsValid(relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation \"order_idempotency.%s\" does not exist",
-						relations[which].name),
-				 errhint("Drop extension order_idempotency and create it again, or run ALTER EXTENSION order_idempotency UPDATE.")));
+				 errmsg("extension order_idempotency must be updated"),
+				 errdetail("Relation \"order_idempotency.%s\" does not exist.",
+						   relations[which].name),
+				 errhint("Use ALTER EXTENSION order_idempotency UPDATE.")));
 	return relid;
 }
 
@@ -148,16 +149,23 @@ oi_extension_present(void)
 }
 
 /*
- * Raises 42P16 for a table that somebody gave other columns.  Dropped ones at
- * the end do no harm: slots have nulls there.
+ * Raises 42P16 for a table that somebody gave other columns, 55000 for one of an
+ * older version.  Dropped ones at the end do no harm: slots have nulls there.
  */
 void
 oi_relation_check(Relation rel, OiRelation which)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 	int			columns = relations[which].columns;
-	bool		good = desc->natts >= columns;
+	bool		good = true;
 
+	if (desc->natts < columns)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("extension order_idempotency must be updated"),
+				 errdetail("Table \"order_idempotency.%s\" has %d columns, and %d are needed.",
+						   relations[which].name, desc->natts, columns),
+				 errhint("Use ALTER EXTENSION order_idempotency UPDATE.")));
 	for (int i = 0; i < desc->natts && good; i++)
 		good = TupleDescAttr(desc, i)->attisdropped == (i >= columns);
 	if (!good && columns > 0)

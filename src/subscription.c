@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * subscription.c
- *		Creating, dropping and finding subscriptions.
+ *		Creating, dropping, resuming and finding subscriptions.
  *
- * Whoever creates or drops one takes a lock that keeps out all others who
- * do, and then looks with the latest snapshot, so that a name is found taken
- * at every isolation level.  Workers read beside it.
+ * Whoever changes one takes a lock that keeps out all others who do, and
+ * then looks with the latest snapshot, so that a name is found taken at
+ * every isolation level.  Workers read beside it.
  *
  * Shared memory hears of a change when it commits, never before: the
  * launcher is then asked to look at this database, and its workers to look
@@ -17,14 +17,18 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "arming.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "cursor.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "guc.h"
+#include "incarnation.h"
 #include "miscadmin.h"
 #include "relation.h"
 #include "subscription.h"
@@ -36,19 +40,7 @@
 #include "utils/xid8.h"
 #include "xact.h"
 
-/* columns of subscriptions and of subscription_cursors, as they are stored */
-enum
-{
-	SUB_ID = 1,
-	SUB_NAME,
-	SUB_SERVER,
-	SUB_OWNER,
-	SUB_EVENT_TYPES,
-	SUB_TOPIC,
-	SUB_OPTIONS,
-	SUB_CREATED_AT,
-	SUB_COLUMNS = SUB_CREATED_AT
-};
+/* columns of subscription_cursors, as they are stored */
 enum
 {
 	CURSOR_SUBSCRIPTION = 1,
@@ -66,6 +58,7 @@ enum
 
 PG_FUNCTION_INFO_V1(oi_create_subscription);
 PG_FUNCTION_INFO_V1(oi_drop_subscription);
+PG_FUNCTION_INFO_V1(oi_resume_subscription);
 PG_FUNCTION_INFO_V1(oi_subscription_workers);
 
 /* did this transaction change the subscriptions? */
@@ -141,25 +134,29 @@ find_by_name(OiTable *table, const char *name)
 }
 
 /*
- * All subscriptions of this database, for a scout.
+ * The armed subscriptions of this database, for those who start their workers.
+ * With the SQL objects of 1.0 all are.
  */
 OiFound *
 oi_subscriptions_found(int *n)
 {
-	OiTable		table;
-	TupleTableSlot *slot;
-	TableScanDesc scan;
+	Relation	rel = table_open(oi_relation_oid(OI_REL_SUBSCRIPTIONS), AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TableScanDesc scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
+	bool		old = RelationGetDescr(rel)->natts < SUB_COLUMNS;
 	int			size = 16;
 	OiFound    *found = palloc(sizeof(OiFound) * size);
+	OiArming	here;
 
 	*n = 0;
-	oi_table_open(&table, OI_REL_SUBSCRIPTIONS, AccessShareLock);
-	slot = oi_table_slot(&table);
-	scan = table_beginscan(table.rel, GetActiveSnapshot(), 0, NULL);
+	if (!old)
+		oi_arming_here(&here);
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
 		bool		isnull;
 
+		if (!old && !oi_is_armed(slot, &here))
+			continue;
 		if (*n == size)
 			found = repalloc(found, sizeof(OiFound) * (size *= 2));
 		found[*n].subscription = DatumGetInt32(slot_getattr(slot, SUB_ID, &isnull));
@@ -167,7 +164,8 @@ oi_subscriptions_found(int *n)
 		(*n)++;
 	}
 	table_endscan(scan);
-	oi_table_close(&table);
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, NoLock);
 
 	return found;
 }
@@ -197,6 +195,12 @@ warn_of_obstacles(const char *name)
 				 errdetail("It connects as the subscription's owner, role \"%s\", who is not permitted to log in.",
 						   GetUserNameFromId(GetUserId(), false)),
 				 errhint("Use ALTER ROLE ... LOGIN.")));
+	if (oi_environment[0] == '\0')
+		ereport(NOTICE,
+				(errmsg("order_idempotency.environment is empty"),
+				 errdetail("A copy of this server's files would publish the events of subscription \"%s\" as well.",
+						   name),
+				 errhint("Set it outside of the data directory, to another value in each environment.")));
 }
 
 /*
@@ -229,7 +233,7 @@ insert_cursor(int32 id, bool from_start)
 	OiMoment	behind;
 
 	if (from_start)
-		oi_moment_start(&behind);
+		oi_moment_start(&behind, 0);
 	else
 		oi_moment_now(&behind);
 
@@ -263,6 +267,7 @@ oi_create_subscription(PG_FUNCTION_ARGS)
 	int32		id;
 	Datum		values[SUB_COLUMNS] = {0};
 	bool		nulls[SUB_COLUMNS] = {0};
+	OiArming	here;
 
 	oi_xact_check_writable("create_subscription()");
 	oi_check_subscription_name(name);
@@ -288,6 +293,8 @@ oi_create_subscription(PG_FUNCTION_ARGS)
 	values[SUB_OPTIONS - 1] = PG_GETARG_DATUM(4);
 	nulls[SUB_OPTIONS - 1] = PG_ARGISNULL(4);
 	values[SUB_CREATED_AT - 1] = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
+	oi_arming_here(&here);
+	oi_arm(values, nulls, &here);
 	oi_insert_values(OI_REL_SUBSCRIPTIONS, values, nulls);
 	insert_cursor(id, from_start);
 
@@ -320,6 +327,29 @@ delete_cursor(int32 id)
 }
 
 /*
+ * Open table subscriptions with a subscription of the caller's in its row, and
+ * all others who would change one kept out until this transaction ends.
+ */
+static void
+open_own(OiTable *table, const char *name)
+{
+	bool		isnull;
+	Oid			owner;
+
+	oi_table_open(table, OI_REL_SUBSCRIPTIONS, ShareRowExclusiveLock);
+	if (!find_by_name(table, name))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("subscription \"%s\" does not exist", name)));
+
+	owner = DatumGetObjectId(slot_getattr(table->row, SUB_OWNER, &isnull));
+	if (!has_privs_of_role(GetUserId(), owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of subscription \"%s\"", name)));
+}
+
+/*
  * drop_subscription(name text)
  */
 Datum
@@ -328,28 +358,85 @@ oi_drop_subscription(PG_FUNCTION_ARGS)
 	char	   *name = required_text(fcinfo, 0, "subscription name");
 	OiTable		table;
 	bool		isnull;
-	Oid			owner;
 	int32		id;
 
 	oi_xact_check_writable("drop_subscription()");
-	oi_table_open(&table, OI_REL_SUBSCRIPTIONS, ShareRowExclusiveLock);
-	if (!find_by_name(&table, name))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("subscription \"%s\" does not exist", name)));
-
-	owner = DatumGetObjectId(slot_getattr(table.row, SUB_OWNER, &isnull));
-	if (!has_privs_of_role(GetUserId(), owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be owner of subscription \"%s\"", name)));
-
+	open_own(&table, name);
 	id = DatumGetInt32(slot_getattr(table.row, SUB_ID, &isnull));
 	PushActiveSnapshot(GetLatestSnapshot());
 	oi_delete(&table);
 	PopActiveSnapshot();
 	oi_table_close(&table);
 	delete_cursor(id);
+
+	note_change();
+	PG_RETURN_VOID();
+}
+
+/*
+ * The cursor of another installation's subscription has to be in an incarnation
+ * of the log that ended when this installation was first written to.
+ */
+static void
+check_foreign_cursor(const char *name, int32 id)
+{
+	OiTable		table;
+	bool		isnull;
+	int64		position = 0;
+
+	oi_table_open(&table, OI_REL_SUBSCRIPTION_CURSORS, AccessShareLock);
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (oi_find(&table, Int32GetDatum(id), GetActiveSnapshot()))
+		position = DatumGetInt64(slot_getattr(table.row, CURSOR_BEHIND_POSITION, &isnull));
+	PopActiveSnapshot();
+	oi_table_close(&table);
+
+	if (OI_INCARNATION(position) >= OI_INCARNATION(oi_log_position()))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("subscription \"%s\" was restored into a database that was in use", name),
+				 errdetail("What it has delivered of the log cannot be told."),
+				 errhint("Drop it and create it again.")));
+}
+
+/*
+ * Have the row in table->row say that the subscription is armed here.
+ */
+static void
+arm_row(OiTable *table, const OiArming *here)
+{
+	TupleTableSlot *slot = oi_table_slot(table);
+
+	slot_getallattrs(table->row);
+	memcpy(slot->tts_values, table->row->tts_values, SUB_COLUMNS * sizeof(Datum));
+	memcpy(slot->tts_isnull, table->row->tts_isnull, SUB_COLUMNS * sizeof(bool));
+	oi_arm(slot->tts_values, slot->tts_isnull, here);
+	ExecStoreVirtualTuple(slot);
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	oi_update(table, slot, NULL);
+	PopActiveSnapshot();
+}
+
+/*
+ * resume_subscription(name text)
+ */
+Datum
+oi_resume_subscription(PG_FUNCTION_ARGS)
+{
+	char	   *name = required_text(fcinfo, 0, "subscription name");
+	OiTable		table;
+	OiArming	here;
+	bool		isnull;
+
+	oi_xact_check_writable("resume_subscription()");
+	open_own(&table, name);
+	oi_arming_here(&here);
+	if (oi_is_foreign(table.row, &here))
+		check_foreign_cursor(name, DatumGetInt32(slot_getattr(table.row, SUB_ID, &isnull)));
+	if (!oi_is_armed(table.row, &here))
+		arm_row(&table, &here);
+	oi_table_close(&table);
 
 	note_change();
 	PG_RETURN_VOID();

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * subscription.h
- *		Creating, dropping and finding subscriptions.
+ *		Creating, dropping, resuming and finding subscriptions.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,6 +18,23 @@
 
 /* default of the option batch_size */
 #define OI_BATCH_SIZE 500
+
+/* columns of table subscriptions, as they are stored */
+enum
+{
+	SUB_ID = 1,
+	SUB_NAME,
+	SUB_SERVER,
+	SUB_OWNER,
+	SUB_EVENT_TYPES,
+	SUB_TOPIC,
+	SUB_OPTIONS,
+	SUB_CREATED_AT,
+	SUB_ARMED_FOR,
+	SUB_ARMED_DATABASE,
+	SUB_ENVIRONMENT,
+	SUB_COLUMNS = SUB_ENVIRONMENT
+};
 
 /* in subscription.c */
 extern OiFound *oi_subscriptions_found(int *n);

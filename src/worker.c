@@ -10,8 +10,8 @@
  *
  * An error of the sink is the sink's: the batch is kept and tried again,
  * after a wait that doubles.  An error of the database ends the worker with
- * exit code 1, and the launcher starts another.  The subscription, its
- * database or the extension gone: exit code 0.
+ * exit code 1, and the launcher starts another.  The subscription disarmed, or
+ * it, its database or the extension gone: exit code 0.
  *
  *-------------------------------------------------------------------------
  */
@@ -66,6 +66,9 @@ typedef struct Worker
 } Worker;
 
 static Worker worker;
+
+/* settings were read again: is the subscription still armed? */
+static bool reloaded = false;
 
 /* a server, a user mapping or a wrapper changed: define the sink anew */
 static bool definitions_changed = false;
@@ -123,8 +126,9 @@ set_session(void)
 }
 
 /*
- * The subscription is gone, or everything is.  Another one may have its number
- * by now, and a scout that found that in this slot: have another look.
+ * The subscription is disarmed or gone, or everything is.  Another one may
+ * have its number by now, and a scout that found that in this slot: have
+ * another look.
  */
 static void
 finish(void)
@@ -132,6 +136,19 @@ finish(void)
 	oi_slot_free();
 	oi_shmem_request_scan(MyDatabaseId);
 	proc_exit(0);
+}
+
+/*
+ * The subscription is not to be published from here, or it is gone.
+ */
+static void
+disarm(void)
+{
+	if (oi_drain_exists(worker.sub))
+		ereport(LOG,
+				(errmsg("subscription \"%s\" is disarmed", worker.sub->name),
+				 errhint("View order_idempotency.subscription_status says why.")));
+	finish();
 }
 
 /*
@@ -145,6 +162,7 @@ handle_interrupts(void)
 	{
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
+		reloaded = true;
 	}
 }
 
@@ -190,6 +208,8 @@ start(int index, const OiWorkerArgs *args)
 	worker.sub = oi_drain_subscription(args->subscription);
 	if (worker.sub == NULL)
 		finish();
+	if (!oi_drain_armed(worker.sub))
+		disarm();
 	if (!oi_drain_load(worker.sub, &worker.cursor))
 	{
 		if (!oi_drain_exists(worker.sub))
@@ -241,6 +261,7 @@ static bool
 fetch_batch(void)
 {
 	bool		opens = worker.cursor.batch.snapshot == NULL;
+	bool		old;
 	OiBatch    *batch;
 
 	MemoryContextReset(worker.batch_context);
@@ -253,12 +274,14 @@ fetch_batch(void)
 	if (batch == NULL)
 		finish();
 
+	/* the end of an older incarnation of the log is not that of the log */
+	old = oi_moment_is_end(&worker.cursor.batch);
 	if (batch->n == 0)
 	{
 		bool		exhausted = batch->exhausted;
 
 		pass_over(batch);
-		return !opens || !exhausted || !oi_slot_sleeps();
+		return old || !opens || !exhausted || !oi_slot_sleeps();
 	}
 	oi_slot_sleep(false);
 	oi_slot_set_state(OI_WORKER_DELIVERING);
@@ -290,7 +313,7 @@ retry_later(const char *error)
 	wait = oi_backoff(++worker.failures, RETRY_FIRST, RETRY_MOST,
 					  pg_prng_double(&pg_global_prng_state));
 	until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait);
-	while (wait > 0 && oi_publish && !oi_slot_take_recheck())
+	while (wait > 0 && oi_publish && !reloaded && !oi_slot_take_recheck())
 	{
 		rest(OI_WORKER_RETRYING, wait);
 		wait = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
@@ -358,6 +381,9 @@ run(void)
 	for (;;)
 	{
 		handle_interrupts();
+		if (reloaded && !oi_drain_armed(worker.sub))
+			disarm();
+		reloaded = false;
 		if (!oi_publish)
 			rest(OI_WORKER_OFF, oi_poll_interval);
 		else if (worker.batch != NULL)
