@@ -117,6 +117,19 @@ demo:
 demo-stop:
 	@$(top)/scripts/private --stop demo
 
+## make bench           measure beside INSERT, PL/pgSQL, SELECT 1 and Redis; results in
+##                      bench/README.md.  ONLY="create replay ..." chooses sections,
+##                      BENCH_ROUNDS=5, BENCH_SECONDS=5, GROWTH="1 10 50" (millions)
+bench:
+	@$(top)/scripts/setup bench
+	@$(top)/scripts/private bench bench/run $(bench_options)
+	@$(top)/bench/publish $(top)/build/bench/work/results $(top)/bench/README.md
+
+bench_options = $(if $(BENCH_ROUNDS),--rounds "$(BENCH_ROUNDS)") \
+	$(if $(BENCH_SECONDS),--seconds "$(BENCH_SECONDS)") \
+	$(if $(ONLY),--only "$(ONLY)") $(if $(GROWTH),--growth "$(GROWTH)") \
+	--commit "$$(git -C $(top) describe --always --dirty 2>/dev/null || echo unknown)"
+
 ## make check-static    format, cppcheck, shellcheck, symbols, versions, schedules
 check-static:
 	@$(top)/scripts/private static scripts/check-static
@@ -135,7 +148,7 @@ distclean: clean-private
 clean-private:
 	@$(top)/scripts/private --clean
 
-.PHONY: help setup test demo demo-stop check-static indent checkver clean-private
+.PHONY: help setup bench test demo demo-stop check-static indent checkver clean-private
 ifeq (,$(pgxs))
 .PHONY: clean distclean
 endif

@@ -93,6 +93,9 @@ CASES = {case.name: case for case in (
     Case("statements_keys", "BEGIN, key, order, ledger, event, response, COMMIT",
          ("BEGIN", PEER_KEY, PEER_ORDER, PEER_LEDGER, PEER_EVENT, PEER_RESPONSE, "COMMIT")),
     Case("select", "`SELECT 1`", ("SELECT 1",), keys="orders", expected="1"),
+    Case("select_same", "`SELECT 1`, given the same parameters as `create_order`",
+         ("SELECT 1 WHERE $1 IS NOT NULL AND $2 > 0 AND $3 <> $4 AND $5 IS NOT NULL",), keys="orders",
+         expected="1"),
     Case("create_again", "`create_order`, replayed", (CREATE,), keys="orders", expected="replayed"),
     Case("claim_again", "`claim_key` with a request, replayed", (CLAIM,), keys="claims",
          expected="replayed"),
@@ -129,6 +132,7 @@ SECTIONS = {section.name: section for section in (
     )),
     Section("replay", ("off",), (
         Comparison("create_again", "select", both(0.85)),
+        Comparison("create_again", "select_same"),
         Comparison("claim_again", "select", both(0.85)),
         Comparison("claim_bare_again", "select"),
         Comparison("create_again", "get", both(1.0)),

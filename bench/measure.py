@@ -84,17 +84,80 @@ class Spread:
         return f"{self.median:{form}} ({self.low:{form}} to {self.high:{form}})"
 
 
+class Fixtures:
+    """The database that is measured in, as a template, and the files of keys."""
+
+    TEMPLATE = "template_bench"
+    REPEATED = 20_000           # keys that are there to be repeated
+    STATES_A_SECOND = 12_000    # orders to change, for each second of a run
+
+    def __init__(self, postgres, client, sources, seconds):
+        self.postgres = postgres
+        self.client = client
+        self.sources = Path(sources)
+        self.states = int(max(1, seconds) * self.STATES_A_SECOND)
+
+    def make(self):
+        """Make the template; every table has the same orders in it."""
+        say("setting up")
+        order = f"{cases.AMOUNT}, '{cases.CURRENCY}', '{cases.ACCOUNT}', '{cases.PAYLOAD}'"
+        repeated = f"WHERE i <= {self.REPEATED}"
+        self.postgres.psql(f"CREATE DATABASE {self.TEMPLATE}")
+        self.psql("CREATE EXTENSION order_idempotency")
+        self.psql((self.sources / "peers.sql").read_text(encoding="utf-8"))
+        # keys that are in the order of their making, as those of UUIDv7 are
+        self.psql(f"""
+            CREATE TABLE keys AS
+            SELECT i, format('0190%s-%s-7%s-8%s-%s', lpad(to_hex(i >> 8), 4, '0'),
+                             lpad(to_hex((i & 255) << 8), 4, '0'), substr(h, 1, 3), substr(h, 4, 3),
+                             substr(h, 7, 12)) AS key
+            FROM generate_series(1, {self.REPEATED + self.states}) i, md5(i::text) h;
+            SELECT count(*) FROM keys, order_idempotency.create_order(key, {order});
+            SELECT count(*) FROM keys, order_idempotency.claim_key(key, '{cases.PAYLOAD}') {repeated};
+            SELECT count(order_idempotency.complete_key(key, '{cases.RESPONSE}')) FROM keys {repeated};
+            INSERT INTO peer.bare_orders SELECT key, {order} FROM keys;
+            INSERT INTO peer.bare_states SELECT key, 'created', {order} FROM keys;
+            SELECT count(*) FROM keys, peer.create_order(key, {order});
+            INSERT INTO peer.keys SELECT key, sha256(key::bytea), '{cases.RESPONSE}' FROM keys;
+            VACUUM ANALYZE""")
+        self.write_keys("orders", repeated)
+        self.write_keys("claims", repeated)
+        self.write_keys("states", f"WHERE i > {self.REPEATED}")
+        self.psql("DROP TABLE keys")
+
+    def psql(self, sql):
+        """Run SQL in the template."""
+        return self.postgres.psql(sql, self.TEMPLATE)
+
+    def write_keys(self, name, where):
+        """Write a file of keys."""
+        self.client.keys(name).write_text(self.psql(f"SELECT key FROM keys {where} ORDER BY i") + "\n")
+
+    def fill_redis(self, redis):
+        """Give Redis the claims."""
+        fill = cases.Case("set", "SET", ("SET", cases.RESPONSE), keys="claims", once=True, expected="OK",
+                          clients=1, redis=True)
+        self.client.run(fill, redis.socket, calls=self.REPEATED)
+
+    def renew(self):
+        """A fresh copy to measure in."""
+        self.postgres.configure(fsync="off")
+        self.postgres.psql("DROP DATABASE IF EXISTS bench")
+        self.postgres.psql(f"CREATE DATABASE bench TEMPLATE {self.TEMPLATE}")
+
+    def drop(self):
+        """Make room."""
+        for name in ("bench", self.TEMPLATE):
+            self.postgres.psql(f"DROP DATABASE IF EXISTS {name}")
+
+
 class Comparisons:
     """All comparisons of the sections that were asked for, in rounds."""
 
-    FIXTURES = 20_000           # keys that are there to be repeated
-    STATES_A_SECOND = 12_000    # orders to change, for each second of a run
-
-    def __init__(self, postgres, redis, client, sources, sections, seconds):
+    def __init__(self, postgres, redis, client, sections, seconds):
         self.postgres = postgres
         self.redis = redis
         self.client = client
-        self.sources = Path(sources)
         self.sections = sections
         self.seconds = seconds
         self.runs = {}          # (fsync, case) -> [Run, ...], one for each round
@@ -104,42 +167,6 @@ class Comparisons:
         names = [name for s in self.sections if fsync in s.fsync for name in s.cases()]
         return [cases.CASES[name] for name in dict.fromkeys(names)]
 
-    def set_up(self):
-        """The database that each round gets a copy of, and the files of keys."""
-        say("setting up")
-        order = f"{cases.AMOUNT}, '{cases.CURRENCY}', '{cases.ACCOUNT}', '{cases.PAYLOAD}'"
-        states = int(max(1, self.seconds) * self.STATES_A_SECOND)
-        total = self.FIXTURES + states
-        self.postgres.psql("CREATE DATABASE template_bench")
-        psql = lambda sql: self.postgres.psql(sql, "template_bench")
-        psql("CREATE EXTENSION order_idempotency")
-        psql((self.sources / "peers.sql").read_text(encoding="utf-8"))
-        # keys that are in the order of their making, as those of UUIDv7 are
-        psql(f"""
-            CREATE TABLE keys AS
-            SELECT i, format('0190%s-%s-7%s-8%s-%s', lpad(to_hex(i >> 8), 4, '0'),
-                             lpad(to_hex((i & 255) << 8), 4, '0'), substr(h, 1, 3), substr(h, 4, 3),
-                             substr(h, 7, 12)) AS key
-            FROM generate_series(1, {total}) i, md5(i::text) h;
-            SELECT count(*) FROM keys, order_idempotency.create_order(key, {order});
-            SELECT count(*) FROM keys, order_idempotency.claim_key(key, '{cases.PAYLOAD}')
-            WHERE i <= {self.FIXTURES};
-            SELECT count(order_idempotency.complete_key(key, '{cases.RESPONSE}')) FROM keys
-            WHERE i <= {self.FIXTURES};
-            INSERT INTO peer.bare_orders SELECT key, {order} FROM keys;
-            INSERT INTO peer.bare_states SELECT key, 'created', {order} FROM keys;
-            SELECT count(*) FROM keys, peer.create_order(key, {order});
-            INSERT INTO peer.keys SELECT key, sha256(key::bytea), '{cases.RESPONSE}' FROM keys;
-            VACUUM ANALYZE""")
-        for name, where in (("orders", f"i <= {self.FIXTURES}"), ("claims", f"i <= {self.FIXTURES}"),
-                            ("states", f"i > {self.FIXTURES}")):
-            self.client.keys(name).write_text(psql(f"SELECT key FROM keys WHERE {where} ORDER BY i") + "\n")
-        psql("DROP TABLE keys")
-        if any(case.redis for case in self.cases("off")):
-            self.client.run(cases.Case("set", "SET", ("SET", cases.RESPONSE), keys="claims", once=True,
-                                       expected="OK", clients=1, redis=True),
-                            self.redis.socket, calls=self.FIXTURES)
-
     def run_case(self, case):
         """One run of a case in the database of this round."""
         if case.redis:
@@ -147,15 +174,14 @@ class Comparisons:
         self.postgres.psql("CHECKPOINT")
         return self.client.run(case, self.postgres.conninfo("bench"), self.seconds)
 
-    def run_round(self, number, rounds):
+    def run_round(self, fixtures, number, rounds):
         """Every case once, with fsync on and off; each round begins with another."""
         for fsync in ("on", "off"):
             todo = self.cases(fsync)
             if not todo:
                 continue
             first = (number - 1) * len(todo) // rounds
-            self.postgres.configure(fsync="off")
-            self.postgres.new_database("bench", "template_bench")
+            fixtures.renew()
             self.postgres.configure(fsync=fsync)
             for case in todo[first:] + todo[:first]:
                 done = self.run_case(case)

@@ -58,7 +58,8 @@ class Postgres:
         self.shared_buffers = f"{max(128, memory() // 8 // 2**20)}MB"
 
     def create(self):
-        """A fresh data directory."""
+        """A fresh data directory, in place of a former one."""
+        self.stop()
         if self.data.exists():
             shutil.rmtree(self.data)
         run([self.bindir / "initdb", "-D", self.data, "-U", USER, "-A", "trust", "-E", "UTF8",
@@ -70,8 +71,10 @@ class Postgres:
     def start(self):
         """Start, and wait until it answers."""
         # not by run(): the server would keep a pipe open
-        subprocess.run([self.bindir / "pg_ctl", "-D", self.data, "-l", self.log, "-w", "start"],
-                       check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        done = subprocess.run([self.bindir / "pg_ctl", "-D", self.data, "-l", self.log, "-w", "start"],
+                              check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        if done.returncode != 0:
+            raise ServerError(f"the server does not start; see {self.log}")
 
     def stop(self):
         """Stop, if it runs."""
@@ -101,11 +104,6 @@ class Postgres:
                     raise ServerError(f"{name} does not become {value}")
                 time.sleep(0.01)
 
-    def new_database(self, name, template):
-        """Make a database anew."""
-        self.psql(f"DROP DATABASE IF EXISTS {name}")
-        self.psql(f"CREATE DATABASE {name} TEMPLATE {template}")
-
     def version(self):
         """Its version, as Debian and the project count."""
         return self.psql("SHOW server_version")
@@ -126,6 +124,7 @@ class Redis:
         binary = shutil.which("redis-server") or shutil.which("redis-check-rdb")
         if binary is None:
             raise ServerError("there is no Redis: install redis-tools")
+        Path(self.socket).unlink(missing_ok=True)
         with open(self.workdir / "redis.log", "w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 ["redis-server", "--port", "0", "--unixsocket", self.socket, "--save", "",
