@@ -38,9 +38,9 @@ class Client:
 
     def build(self):
         """Compile it."""
-        include = run(["pg_config", "--includedir"]).strip()
-        run(["gcc", "-O2", "-Wall", "-Wextra", "-Werror", f"-I{include}", self.source,
-             "-o", self.program, "-lpq", "-lhiredis", "-lpthread"])
+        libraries = run(["pkg-config", "--cflags", "--libs", "libpq", "hiredis"]).split()
+        run(["gcc", "-O2", "-Wall", "-Wextra", "-Werror", self.source, "-o", self.program,
+             *libraries, "-lpthread"])
 
     def keys(self, name):
         """The file with keys of that name."""
