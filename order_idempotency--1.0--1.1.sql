@@ -147,8 +147,96 @@ COMMENT ON FOREIGN DATA WRAPPER order_idempotency_http IS
 COMMENT ON FUNCTION http_sink_validator IS 'validator of order_idempotency_http: checks the options of servers and user mappings when they are written';
 
 ----------------------------------------------------------------------------
+-- Rotation of the key store
+----------------------------------------------------------------------------
+
+CREATE OR REPLACE VIEW claims AS
+	SELECT 0 AS slot, c.* FROM claims_0 c
+	WHERE EXISTS (SELECT FROM generations g WHERE g.store = 'claims' AND g.slot = 0)
+	   OR NOT EXISTS (SELECT FROM generations g WHERE g.store = 'claims')
+	UNION ALL
+	SELECT 1, c.* FROM claims_1 c
+	WHERE EXISTS (SELECT FROM generations g WHERE g.store = 'claims' AND g.slot = 1)
+	UNION ALL
+	SELECT 2, c.* FROM claims_2 c
+	WHERE EXISTS (SELECT FROM generations g WHERE g.store = 'claims' AND g.slot = 2)
+	UNION ALL
+	SELECT 3, c.* FROM claims_3 c
+	WHERE EXISTS (SELECT FROM generations g WHERE g.store = 'claims' AND g.slot = 3);
+
+CREATE FUNCTION key_retention() RETURNS interval
+	LANGUAGE C STABLE PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'oi_key_retention_setting';
+
+-- A slot that is not on the list and has something is waiting to be emptied.
+CREATE VIEW key_store AS
+	SELECT COALESCE(g.generation, CASE WHEN s.slot = 0 AND NOT l.has_rows THEN 1 END) AS generation, s.slot,
+		   pg_catalog.pg_stat_get_live_tuples(s.relid) AS keys,
+		   pg_catalog.pg_total_relation_size(s.relid) AS bytes,
+		   g.started_at, g.ended_at, g.ended_at + key_retention() AS kept_until
+	FROM (VALUES (0, 'order_idempotency.claims_0'::pg_catalog.regclass),
+				 (1, 'order_idempotency.claims_1'::pg_catalog.regclass),
+				 (2, 'order_idempotency.claims_2'::pg_catalog.regclass),
+				 (3, 'order_idempotency.claims_3'::pg_catalog.regclass)) s (slot, relid)
+		CROSS JOIN (SELECT EXISTS (SELECT FROM generations r WHERE r.store = 'claims') AS has_rows) l
+		LEFT JOIN generations g ON g.store = 'claims' AND g.slot = s.slot
+	WHERE g.generation IS NOT NULL OR (s.slot = 0 AND NOT l.has_rows)
+	   OR pg_catalog.pg_relation_size(s.relid) > 0;
+
+CREATE PROCEDURE rotate_keys(retention interval = NULL, INOUT began bigint = NULL, INOUT emptied int = NULL)
+	LANGUAGE C
+	AS 'MODULE_PATHNAME', 'oi_rotate_keys';
+REVOKE ALL ON FUNCTION key_retention() FROM PUBLIC;
+REVOKE ALL ON PROCEDURE rotate_keys FROM PUBLIC;
+REVOKE ALL ON TABLE key_store FROM PUBLIC;
+REVOKE ALL ON TYPE key_store FROM PUBLIC;
+COMMENT ON COLUMN generations.ended_at IS 'when the last transaction that wrote to it was over; null while it is written to, or such a transaction is open';
+COMMENT ON FUNCTION key_retention IS 'the setting order_idempotency.key_retention';
+COMMENT ON VIEW key_store IS
+'what the claims take, by generation; a generation that is null is a table whose claims expired, which will be emptied when nobody reads it';
+COMMENT ON COLUMN key_store.generation IS 'the number of the generation; the highest is the one written to';
+COMMENT ON COLUMN key_store.slot IS 'where it is: the table is claims_0 for 0, and so on';
+COMMENT ON COLUMN key_store.keys IS 'how many keys, as the statistics of the server have it: an estimate, and 0 after a crash until the next ANALYZE';
+COMMENT ON COLUMN key_store.bytes IS 'how much space on disk, with indexes and TOAST';
+COMMENT ON COLUMN key_store.started_at IS 'when writing to it began; null: not recorded yet';
+COMMENT ON COLUMN key_store.ended_at IS 'when the last transaction that had made claims in it was over; null: it is written to, or such a transaction is still open';
+COMMENT ON COLUMN key_store.kept_until IS 'when its claims expire, at the earliest: order_idempotency.key_retention after its end';
+COMMENT ON PROCEDURE rotate_keys IS
+'Does now what the maintenance process does by itself: begins a new generation of claims if the current one is older than
+the retention, ends those that nobody writes to any more, and empties those whose claims have been kept for long enough.
+
+retention  from 0 on; null: order_idempotency.key_retention. Claims in the generations concerned are forgotten
+           earlier than the setting says if it is less. A lease that is running keeps its generation.
+began      the number of the generation that was begun; null: none
+emptied    how many tables were emptied
+
+CALL it outside of a transaction block: it commits after each step, so that claims need not wait. What is held up by an open
+transaction is left for the next time.
+Errors: 25001 inside a transaction block; 22023 retention is negative; 55P03 a claim that is being made does not come to its
+end; 25006 read-only transaction or standby.';
+
+----------------------------------------------------------------------------
 -- Roles
 ----------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION grant_monitor(role regrole) RETURNS void
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+BEGIN
+	IF role IS NULL THEN
+		RAISE EXCEPTION 'role must not be null' USING ERRCODE = 'null_value_not_allowed';
+	END IF;
+	EXECUTE format('GRANT USAGE ON SCHEMA order_idempotency TO %s', role);
+	EXECUTE format('GRANT SELECT ON order_idempotency.abandoned_claims, '
+				   'order_idempotency.account_balance, order_idempotency.current_lifecycle, '
+				   'order_idempotency.subscription_status, order_idempotency.key_store TO %s', role);
+	EXECUTE format('GRANT EXECUTE ON FUNCTION order_idempotency.default_lifecycle, '
+				   'order_idempotency.subscription_workers, order_idempotency.key_retention TO %s', role);
+END
+$$;
+COMMENT ON FUNCTION grant_monitor IS
+'Grants a role what monitoring needs: SELECT on abandoned_claims, account_balance, current_lifecycle, subscription_status and key_store. Errors as in grant_application.';
 
 CREATE OR REPLACE FUNCTION grant_operator(role regrole) RETURNS void
 	LANGUAGE plpgsql VOLATILE
@@ -163,7 +251,8 @@ BEGIN
 	EXECUTE format('GRANT EXECUTE ON FUNCTION order_idempotency.get_order, order_idempotency.order_history, '
 				   'order_idempotency.create_subscription, order_idempotency.drop_subscription, '
 				   'order_idempotency.resume_subscription TO %s', role);
+	EXECUTE format('GRANT EXECUTE ON PROCEDURE order_idempotency.rotate_keys TO %s', role);
 END
 $$;
 COMMENT ON FUNCTION grant_operator IS
-'Grants a role what operation needs: all of grant_monitor, SELECT on every table, get_order, order_history, create_subscription, drop_subscription and resume_subscription. Errors as in grant_application.';
+'Grants a role what operation needs: all of grant_monitor, SELECT on every table, get_order, order_history, create_subscription, drop_subscription, resume_subscription and rotate_keys. Errors as in grant_application.';

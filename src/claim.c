@@ -137,7 +137,7 @@ static bool
 insert_claim(OiClaimStore *store, const OiClaimCall *call, Datum key_hash,
 			 const bytea *hash, OiClaimAnswer *answer)
 {
-	OiTable    *table = &store->tables[store->current];
+	OiTable    *table = oi_claim_store_current(store);
 	TupleTableSlot *slot = oi_table_slot(table);
 
 	begin_claim(call, 1, answer);
@@ -145,7 +145,10 @@ insert_claim(OiClaimStore *store, const OiClaimCall *call, Datum key_hash,
 	oi_claim_set_column(slot, OI_CLAIM_COL_KEY_HASH, key_hash, false);
 	fill_claim(slot, call, hash, answer);
 	ExecStoreVirtualTuple(slot);
-	return oi_insert(table, slot, true, NULL);
+	if (!oi_insert(table, slot, true, NULL))
+		return false;
+	store->written = store->ntables - 1;
+	return true;
 }
 
 /* What a repeated call is told of the claim that stands. */
@@ -165,57 +168,82 @@ answer_from_row(const OiClaimRow *row, OiClaimOutcome outcome, OiClaimAnswer *an
 }
 
 /*
- * Answers from the row found, if it stands in the way of a new claim.  False:
- * its lease is over.
+ * Does the row found stand in the way of a new claim?  Returns false if its
+ * lease is over, else the outcome.
  */
 static bool
-claim_stands(const OiClaimRow *row, const bytea *hash, OiClaimAnswer *answer)
+claim_stands(const OiClaimRow *row, const bytea *hash, OiClaimOutcome *outcome)
 {
-	OiClaimOutcome outcome;
-
 	if (request_differs(row->request_hash, hash))
-		outcome = OI_CLAIM_MISMATCH;
+		*outcome = OI_CLAIM_MISMATCH;
 	else if (row->lease_until == 0 || row->completed_at != 0)
-		outcome = OI_CLAIM_REPLAYED;
+		*outcome = OI_CLAIM_REPLAYED;
 	else if (row->lease_until > GetCurrentTimestamp())
-		outcome = OI_CLAIM_IN_PROGRESS;
+		*outcome = OI_CLAIM_IN_PROGRESS;
 	else
 		return false;
-	answer_from_row(row, outcome, answer);
 	return true;
 }
 
-/* Deals with a key that is there already.  False: look again. */
+/*
+ * Claims a key whose lease is over, or was when the row was seen.  False: look
+ * again.
+ */
 static bool
-claim_found(OiClaimStore *store, const OiClaimCall *call, const bytea *hash,
+claim_again(OiClaimStore *store, const OiClaimCall *call, const bytea *hash,
 			OiWait *wait, OiClaimAnswer *answer)
 {
 	TupleTableSlot *slot;
+	OiClaimOutcome outcome;
 	OiClaimRow	row;
-
-	oi_claim_row_read(store, &row);
-	if (claim_stands(&row, hash, answer))
-		return true;
 
 	switch (oi_lock(&store->tables[store->found], wait))
 	{
 		case OI_LOCK_GONE:
 			return false;
 		case OI_LOCK_TIMEOUT:
+			oi_claim_row_read(store, &row);
 			answer_from_row(&row, OI_CLAIM_IN_PROGRESS, answer);
 			return true;
 		case OI_LOCK_OK:
+			store->written = store->found;
 			break;
 	}
 	oi_claim_row_read(store, &row);
-	if (claim_stands(&row, hash, answer))
+	if (claim_stands(&row, hash, &outcome))
+	{
+		answer_from_row(&row, outcome, answer);
 		return true;
+	}
 
 	begin_claim(call, row.attempt + 1, answer);
 	slot = oi_claim_row_copy(store);
 	fill_claim(slot, call, hash, answer);
 	oi_claim_row_replace(store, slot);
 	return true;
+}
+
+/*
+ * Deals with a key that is there already, and leaves the gate.  False: look
+ * again.
+ */
+static bool
+claim_found(OiClaimStore *store, const OiClaimCall *call, const bytea *hash,
+			OiWait *wait, OiClaimAnswer *answer)
+{
+	OiClaimOutcome outcome;
+	OiClaimRow	row;
+
+	oi_claim_row_read(store, &row);
+	if (claim_stands(&row, hash, &outcome))
+	{
+		oi_generation_ungate();
+		answer_from_row(&row, outcome, answer);
+		return true;
+	}
+	oi_claim_store_pin(store);
+	oi_generation_ungate();
+	return claim_again(store, call, hash, wait, answer);
 }
 
 /* One try at a claim.  False: look again. */
@@ -225,31 +253,28 @@ try_claim(const OiClaimCall *call, Datum key_hash, const bytea *hash,
 {
 	OiClaimStore store;
 	OiBusy		busy;
-	bool		done;
+	OiProbe		probe;
+	bool		done = false;
 
 	oi_generation_gate();
 	oi_claim_store_open(&store);
-	switch (oi_lookup(store.tables, store.ntables, key_hash,
-					  OI_LOOKUP_MIND_UPDATERS, &store.found, &busy))
+	probe = oi_claim_store_look(&store, key_hash, OI_LOOKUP_MIND_UPDATERS, &busy);
+	if (probe == OI_PROBE_PRESENT)
+		done = claim_found(&store, call, hash, wait, answer);
+	else
 	{
-		case OI_PROBE_ABSENT:
+		if (probe == OI_PROBE_ABSENT)
 			done = insert_claim(&store, call, key_hash, hash, answer);
-			oi_generation_ungate();
-			break;
-		case OI_PROBE_PRESENT:
-			oi_generation_ungate();
-			done = claim_found(&store, call, hash, wait, answer);
-			break;
-		default:
-			oi_generation_ungate();
-			done = !oi_wait_for(wait, &busy);
-			if (done)
-			{
-				memset(answer, 0, sizeof(OiClaimAnswer));
-				answer->outcome = OI_CLAIM_IN_PROGRESS;
-			}
+		oi_generation_ungate();
 	}
 	oi_claim_store_close(&store);
+
+	if (probe == OI_PROBE_BUSY && !oi_wait_for(wait, &busy))
+	{
+		memset(answer, 0, sizeof(OiClaimAnswer));
+		answer->outcome = OI_CLAIM_IN_PROGRESS;
+		return true;
+	}
 	return done;
 }
 
@@ -349,16 +374,24 @@ report_in_progress(const OiClaimCall *call)
 			 errhint("Try again later, or raise order_idempotency.in_flight_wait.")));
 }
 
-/* Deals with the row found.  False: look again. */
+/*
+ * Deals with the row found, and leaves the gate.  False: look again.
+ */
 static bool
 settle_found(OiClaimStore *store, const OiClaimCall *call, OiWait *wait,
 			 OiClaimOutcome *outcome)
 {
 	OiClaimRow	row;
+	bool		may;
 
 	oi_claim_row_read(store, &row);
-	if (!holder_may(call, &row, outcome))
+	may = holder_may(call, &row, outcome);
+	if (may)
+		oi_claim_store_pin(store);
+	oi_generation_ungate();
+	if (!may)
 		return true;
+
 	switch (oi_lock(&store->tables[store->found], wait))
 	{
 		case OI_LOCK_GONE:
@@ -367,6 +400,7 @@ settle_found(OiClaimStore *store, const OiClaimCall *call, OiWait *wait,
 			report_in_progress(call);
 			break;
 		case OI_LOCK_OK:
+			store->written = store->found;
 			break;
 	}
 	oi_claim_row_read(store, &row);
@@ -387,21 +421,24 @@ try_settle(const OiClaimCall *call, Datum key_hash, OiWait *wait,
 
 	oi_generation_gate();
 	oi_claim_store_open(&store);
-	probe = oi_lookup(store.tables, store.ntables, key_hash,
-					  OI_LOOKUP_MIND_UPDATERS | OI_LOOKUP_CONFIRM,
-					  &store.found, &busy);
-	oi_generation_ungate();
-	if (probe == OI_PROBE_ABSENT)
-		*outcome = OI_CLAIM_UNKNOWN;
-	else if (probe == OI_PROBE_PRESENT)
+	probe = oi_claim_store_look(&store, key_hash,
+								OI_LOOKUP_MIND_UPDATERS | OI_LOOKUP_CONFIRM,
+								&busy);
+	if (probe == OI_PROBE_PRESENT)
 		done = settle_found(&store, call, wait, outcome);
 	else
 	{
-		if (!oi_wait_for(wait, &busy))
-			report_in_progress(call);
-		done = false;
+		oi_generation_ungate();
+		*outcome = OI_CLAIM_UNKNOWN;
 	}
 	oi_claim_store_close(&store);
+
+	if (probe == OI_PROBE_BUSY)
+	{
+		if (!oi_wait_for(wait, &busy))
+			report_in_progress(call);
+		return false;
+	}
 	return done;
 }
 

@@ -11,18 +11,28 @@
 #include "postgres.h"
 
 #include "access/sysattr.h"
+#include "access/tableam.h"
 #include "access/xact.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "claim_store.h"
+#include "lookup.h"
 
 StaticAssertDecl(OI_REL_CLAIMS_0 + OI_SLOTS - 1 == OI_REL_CLAIMS_3,
 				 "claims relations are consecutive");
 
-/*
- * Opens the generations that hold claims, oldest first.  SERIALIZABLE opens
- * all: a generation that begins later must find our predicate locks.
- */
+/* The lock under which a generation is opened; new rows go to the last. */
+static LOCKMODE
+open_mode(const OiClaimStore *store, int i)
+{
+	return i == store->ntables - 1 ? RowExclusiveLock : AccessShareLock;
+}
+
+/* Opens the generations that hold claims.  The caller is inside the gate. */
 void
 oi_claim_store_open(OiClaimStore *store)
 {
@@ -30,27 +40,95 @@ oi_claim_store_open(OiClaimStore *store)
 
 	store->ntables = g.nlive;
 	memcpy(store->slots, g.live, sizeof(g.live));
-	store->current = g.nlive - 1;
-	for (int slot = 0; slot < OI_SLOTS && IsolationIsSerializable(); slot++)
-	{
-		bool		live = false;
-
-		for (int i = 0; i < g.nlive; i++)
-			live |= g.live[i] == slot;
-		if (!live)
-			store->slots[store->ntables++] = slot;
-	}
+	store->pinned = false;
+	store->written = -1;
 	for (int i = 0; i < store->ntables; i++)
 		oi_table_open(&store->tables[i], OI_REL_CLAIMS_0 + store->slots[i],
-					  RowExclusiveLock);
+					  open_mode(store, i));
 }
 
-/* Closes what oi_claim_store_open opened. */
+/* Closes a table and lets go of its lock. */
+static void
+close_and_unlock(OiTable *table, LOCKMODE mode)
+{
+	Oid			relid = RelationGetRelid(table->rel);
+
+	oi_table_close(table);
+	UnlockRelationOid(relid, mode);
+}
+
+/*
+ * Closes what oi_claim_store_open opened, and lets go of the tables that have
+ * no row of ours: a lock that is kept keeps the generation.
+ */
 void
 oi_claim_store_close(OiClaimStore *store)
 {
 	for (int i = 0; i < store->ntables; i++)
-		oi_table_close(&store->tables[i]);
+	{
+		Oid			relid = RelationGetRelid(store->tables[i].rel);
+		bool		current = i == store->ntables - 1;
+
+		if (i == store->written && current)
+			oi_table_close(&store->tables[i]);
+		else
+			close_and_unlock(&store->tables[i], open_mode(store, i));
+		if (i == store->found && store->pinned && i != store->written)
+			UnlockRelationOid(relid, RowExclusiveLock);
+	}
+}
+
+/* The table that new rows go to. */
+OiTable *
+oi_claim_store_current(OiClaimStore *store)
+{
+	return &store->tables[store->ntables - 1];
+}
+
+/*
+ * Takes predicate locks in the slots that are not in use: a generation that
+ * begins later must find them.  Rows there do not count.
+ */
+static void
+look_elsewhere(const OiClaimStore *store, Datum key)
+{
+	for (int slot = 0; slot < OI_SLOTS; slot++)
+	{
+		OiTable		table;
+		bool		live = false;
+
+		for (int i = 0; i < store->ntables; i++)
+			live |= store->slots[i] == slot;
+		if (live)
+			continue;
+		oi_table_open(&table, OI_REL_CLAIMS_0 + slot, AccessShareLock);
+		(void) oi_find(&table, key, GetTransactionSnapshot());
+		close_and_unlock(&table, AccessShareLock);
+	}
+}
+
+/* Looks for a key.  If it is present, store->found says where. */
+OiProbe
+oi_claim_store_look(OiClaimStore *store, Datum key, int flags, OiBusy *busy)
+{
+	if (IsolationIsSerializable())
+		look_elsewhere(store, key);
+	return oi_lookup(store->tables, store->ntables, key, flags, &store->found,
+					 busy);
+}
+
+/*
+ * Takes the lock that a change of the row found needs, and that keeps its
+ * generation.  The caller is inside the gate still.
+ */
+void
+oi_claim_store_pin(OiClaimStore *store)
+{
+	if (store->found == store->ntables - 1)
+		return;
+	LockRelationOid(RelationGetRelid(store->tables[store->found].rel),
+					RowExclusiveLock);
+	store->pinned = true;
 }
 
 /* A column of the row found; 0 for null. */
@@ -128,4 +206,41 @@ oi_claim_row_replace(OiClaimStore *store, TupleTableSlot *slot)
 						 slot->tts_isnull);
 	}
 	oi_generation_ungate();
+}
+
+/* Is somebody at work on the claim in the slot?  Until when, or 0. */
+static TimestampTz
+running_lease(TupleTableSlot *slot)
+{
+	TimestampTz until = DatumGetTimestampTz(column(slot, OI_CLAIM_COL_LEASE_UNTIL));
+
+	return until != 0 && column(slot, OI_CLAIM_COL_COMPLETED_AT) == 0 ? until : 0;
+}
+
+/*
+ * When the last lease of a generation ends whose work is not completed.  To be
+ * asked of one that nobody writes to any more.
+ */
+TimestampTz
+oi_claim_last_lease(int slot)
+{
+	TimestampTz last = DT_NOBEGIN;
+	TupleTableSlot *row;
+	TableScanDesc scan;
+	Snapshot	snapshot;
+	OiTable		table;
+
+	oi_table_open(&table, OI_REL_CLAIMS_0 + slot, AccessShareLock);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	row = oi_table_slot(&table);
+	scan = table_beginscan_strat(table.rel, snapshot, 0, NULL, true, false);
+	while (table_scan_getnextslot(scan, ForwardScanDirection, row))
+	{
+		CHECK_FOR_INTERRUPTS();
+		last = Max(last, running_lease(row));
+	}
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	close_and_unlock(&table, AccessShareLock);
+	return last;
 }

@@ -11,6 +11,7 @@
 #include "datatype/timestamp.h"
 
 #include "generation.h"
+#include "wait.h"
 
 /* the columns of the claims tables */
 enum
@@ -27,14 +28,16 @@ enum
 	OI_CLAIM_COL_COUNT
 };
 
-/* the generations, opened for one try */
+/* the generations, opened for one try, oldest first: the last is current */
 typedef struct OiClaimStore
 {
 	int			ntables;
 	OiTable		tables[OI_SLOTS];
 	int			slots[OI_SLOTS];	/* which of the store's slots each is */
-	int			current;		/* index of the current one */
 	int			found;			/* index of the one that has the row */
+	bool		pinned;			/* RowExclusiveLock is held on that one */
+	int			written;		/* index of the one that has a row of ours, or
+								 * -1: its lock is kept */
 } OiClaimStore;
 
 /* a stored claim */
@@ -50,7 +53,12 @@ typedef struct OiClaimRow
 } OiClaimRow;
 
 extern void oi_claim_store_open(OiClaimStore *store);
+extern OiProbe oi_claim_store_look(OiClaimStore *store, Datum key, int flags,
+								   OiBusy *busy);
+extern void oi_claim_store_pin(OiClaimStore *store);
 extern void oi_claim_store_close(OiClaimStore *store);
+extern OiTable *oi_claim_store_current(OiClaimStore *store);
+extern TimestampTz oi_claim_last_lease(int slot);
 extern void oi_claim_row_read(const OiClaimStore *store, OiClaimRow *row);
 extern TupleTableSlot *oi_claim_row_copy(OiClaimStore *store);
 extern void oi_claim_row_replace(OiClaimStore *store, TupleTableSlot *slot);

@@ -6,7 +6,7 @@
  * Claims and the outbox each live in a fixed set of tables used in turn: new
  * rows go into the current one, and a whole old one is emptied by TRUNCATE,
  * which leaves no dead row behind.  Table "generations" says which is which.
- * Backends cache it; a trigger there invalidates the caches.
+ * Backends cache it until it changes.
  *
  * The table's lock is also the gate of the claims' one-winner protocol; see
  * src/README.
@@ -24,26 +24,27 @@
 #include "utils/snapmgr.h"
 
 #include "generation.h"
+#include "wait.h"
 
 /* the columns of table generations that are read here */
 #define ATT_STORE		1
 #define ATT_SLOT		2
 #define ATT_GENERATION	3
+#define ATT_STARTED_AT	4
+#define ATT_ENDED_AT	5
 
-/* one row */
-typedef struct Row
-{
-	int			slot;
-	int64		generation;
-} Row;
+/* ms that claims may have to wait behind one who waits to shut the gate */
+#define SHUT_TIMEOUT 20
 
 static const char *const store_names[OI_STORE_COUNT] = {
 	[OI_STORE_CLAIMS] = "claims",
 	[OI_STORE_OUTBOX] = "outbox",
 };
 
-static bool cache_valid = false;
+/* the lists as they were after so many changes */
 static OiGenerations cache[OI_STORE_COUNT];
+static uint64 cached_at = 0;
+static uint64 changes = 1;
 static Oid	generations_relid = InvalidOid;
 
 /* Forgets what is cached when the table changes, or may have. */
@@ -51,7 +52,7 @@ static void
 forget_generations(Datum arg, Oid relid)
 {
 	if (!OidIsValid(relid) || relid == generations_relid)
-		cache_valid = false;
+		changes++;
 }
 
 /* Called once, when the library is loaded. */
@@ -63,7 +64,7 @@ oi_generation_init(void)
 
 /* Puts a row among those of its store, by generation. */
 static void
-sort_in(Row *rows, int *n, Row row)
+sort_in(OiGeneration *rows, int *n, OiGeneration row)
 {
 	int			i;
 
@@ -71,15 +72,31 @@ sort_in(Row *rows, int *n, Row row)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("table \"order_idempotency.generations\" has more rows than there are slots")));
-	for (i = *n; i > 0 && rows[i - 1].generation > row.generation; i--)
+	for (i = *n; i > 0 && rows[i - 1].number > row.number; i--)
 		rows[i] = rows[i - 1];
 	rows[i] = row;
 	(*n)++;
 }
 
+/* Takes a row apart. */
+static OiGeneration
+read_row(TupleTableSlot *slot)
+{
+	OiGeneration row;
+	bool		isnull;
+
+	row.slot = DatumGetInt32(slot_getattr(slot, ATT_SLOT, &isnull));
+	row.number = DatumGetInt64(slot_getattr(slot, ATT_GENERATION, &isnull));
+	row.started_at = DatumGetTimestampTz(slot_getattr(slot, ATT_STARTED_AT, &isnull));
+	row.ended_at = DatumGetTimestampTz(slot_getattr(slot, ATT_ENDED_AT, &isnull));
+	if (isnull)
+		row.ended_at = 0;
+	return row;
+}
+
 /* Reads the rows of all stores as of now. */
 static void
-read_rows(Row rows[OI_STORE_COUNT][OI_SLOTS], int *n)
+read_rows(OiGeneration rows[OI_STORE_COUNT][OI_SLOTS], int *n)
 {
 	OiTable		table;
 	Snapshot	snapshot;
@@ -94,15 +111,12 @@ read_rows(Row rows[OI_STORE_COUNT][OI_SLOTS], int *n)
 	{
 		bool		isnull;
 		char	   *store;
-		Row			row;
 
 		CHECK_FOR_INTERRUPTS();
 		store = TextDatumGetCString(slot_getattr(slot, ATT_STORE, &isnull));
-		row.slot = DatumGetInt32(slot_getattr(slot, ATT_SLOT, &isnull));
-		row.generation = DatumGetInt64(slot_getattr(slot, ATT_GENERATION, &isnull));
 		for (int i = 0; i < OI_STORE_COUNT; i++)
 			if (strcmp(store, store_names[i]) == 0)
-				sort_in(rows[i], &n[i], row);
+				sort_in(rows[i], &n[i], read_row(slot));
 		pfree(store);
 	}
 	table_endscan(scan);
@@ -110,14 +124,19 @@ read_rows(Row rows[OI_STORE_COUNT][OI_SLOTS], int *n)
 	UnregisterSnapshot(snapshot);
 }
 
-/* Loads the cache.  A store without rows has only its slot 0, current. */
+/*
+ * Loads the cache.  A store without rows has only its slot 0, current.  What
+ * changes while the table is read is read again when it is next asked for.
+ */
 static void
 load_generations(void)
 {
-	Row			rows[OI_STORE_COUNT][OI_SLOTS];
+	OiGeneration rows[OI_STORE_COUNT][OI_SLOTS];
 	int			n[OI_STORE_COUNT] = {0};
+	uint64		as_of;
 
 	generations_relid = oi_relation_oid(OI_REL_GENERATIONS);
+	as_of = changes;
 	read_rows(rows, n);
 	for (int i = 0; i < OI_STORE_COUNT; i++)
 	{
@@ -126,14 +145,14 @@ load_generations(void)
 		for (int j = 0; j < n[i]; j++)
 			cache[i].live[j] = rows[i][j].slot;
 	}
-	cache_valid = true;
+	cached_at = as_of;
 }
 
 /* The generations of a store, as of the last lock that was taken. */
 OiGenerations
 oi_generations(OiStore store)
 {
-	if (!cache_valid)
+	if (cached_at != changes)
 		load_generations();
 	return cache[store];
 }
@@ -160,4 +179,46 @@ void
 oi_generation_ungate(void)
 {
 	UnlockRelationOid(oi_relation_oid(OI_REL_GENERATIONS), RowExclusiveLock);
+}
+
+/* Waits for the gate. */
+static void
+wait_for_gate(void *arg)
+{
+	LockRelationOid(*(Oid *) arg, ShareRowExclusiveLock);
+}
+
+/*
+ * Shuts the gate until the transaction's end, also for others who would.
+ * False: somebody is in it who does not leave.
+ */
+bool
+oi_generation_shut(void)
+{
+	Oid			relid = oi_relation_oid(OI_REL_GENERATIONS);
+
+	return ConditionalLockRelationOid(relid, ShareRowExclusiveLock) ||
+		oi_run_with_lock_timeout(wait_for_gate, &relid, SHUT_TIMEOUT);
+}
+
+/* The rows of a store as of now, oldest first.  Returns how many there are. */
+int
+oi_generation_list(OiStore store, OiGeneration *list)
+{
+	OiGeneration rows[OI_STORE_COUNT][OI_SLOTS];
+	int			n[OI_STORE_COUNT] = {0};
+
+	read_rows(rows, n);
+	memcpy(list, rows[store], n[store] * sizeof(OiGeneration));
+	return n[store];
+}
+
+/*
+ * Tells all backends, when the transaction commits, to read the table again.
+ * Its trigger does so as well, where it is not disabled.
+ */
+void
+oi_generation_changed(void)
+{
+	CacheInvalidateRelcacheByRelid(oi_relation_oid(OI_REL_GENERATIONS));
 }

@@ -8,6 +8,8 @@
 #ifndef OI_GENERATION_H
 #define OI_GENERATION_H
 
+#include "datatype/timestamp.h"
+
 #include "relation.h"
 
 /* what is kept in generations */
@@ -25,10 +27,22 @@ typedef struct OiGenerations
 	int			live[OI_SLOTS];
 } OiGenerations;
 
+/* a row of table generations */
+typedef struct OiGeneration
+{
+	int			slot;
+	int64		number;
+	TimestampTz started_at;
+	TimestampTz ended_at;		/* 0: not yet */
+} OiGeneration;
+
 extern void oi_generation_init(void);
 extern OiGenerations oi_generations(OiStore store);
 extern int	oi_generation_current(const OiGenerations *generations);
 extern void oi_generation_gate(void);
 extern void oi_generation_ungate(void);
+extern bool oi_generation_shut(void);
+extern int	oi_generation_list(OiStore store, OiGeneration *list);
+extern void oi_generation_changed(void);
 
 #endif							/* OI_GENERATION_H */

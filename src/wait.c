@@ -78,8 +78,8 @@ oi_wait_for(OiWait *wait, const OiBusy *busy)
  * timeout milliseconds.  Returns false if that happened.  The callback must
  * leave no pins behind.
  */
-static bool
-run_with_lock_timeout(OiWaitCallback callback, void *arg, int timeout)
+bool
+oi_run_with_lock_timeout(OiWaitCallback callback, void *arg, int timeout)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -135,5 +135,5 @@ oi_wait_in_callback(OiWait *wait, OiWaitCallback callback, void *arg)
 		callback(arg);
 		return true;
 	}
-	return run_with_lock_timeout(callback, arg, left);
+	return oi_run_with_lock_timeout(callback, arg, left);
 }

@@ -29,6 +29,8 @@ typedef void (*OiWaitCallback) (void *arg);
 
 extern int	oi_wait_left(OiWait *wait);
 extern bool oi_wait_for(OiWait *wait, const OiBusy *busy);
+extern bool oi_run_with_lock_timeout(OiWaitCallback callback, void *arg,
+									 int timeout);
 extern bool oi_wait_in_callback(OiWait *wait, OiWaitCallback callback,
 								void *arg);
 

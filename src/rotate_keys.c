@@ -1,0 +1,150 @@
+/*-------------------------------------------------------------------------
+ *
+ * rotate_keys.c
+ *		The SQL interface of the key store's rotation.
+ *
+ * rotate_keys() is a procedure, because it commits after each step: a function
+ * would keep the gate shut until its caller's transaction ends.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "storage/latch.h"
+#include "tcop/utility.h"
+#include "utils/fmgrprotos.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+#include "guc.h"
+#include "owner.h"
+#include "result.h"
+#include "rotation.h"
+
+/* how often, and how long apart in ms, to try the gate before giving up */
+#define GATE_TRIES 20
+#define GATE_INTERVAL 100
+
+PG_FUNCTION_INFO_V1(oi_key_retention_setting);
+PG_FUNCTION_INFO_V1(oi_rotate_keys);
+
+/* SQL: the setting key_retention, loaded with the library or not. */
+Datum
+oi_key_retention_setting(PG_FUNCTION_ARGS)
+{
+	Interval   *interval = palloc0(sizeof(Interval));
+
+	interval->time = oi_key_retention * USECS_PER_SEC;
+	PG_RETURN_INTERVAL_P(interval);
+}
+
+/* Runs a step in a transaction of the procedure's, and commits it. */
+static void
+run_in_procedure(OiRotationStep step, void *arg)
+{
+	OiIdentity	was;
+
+	/* whatever the session's default is; no snapshot has been taken yet */
+	XactIsoLevel = XACT_READ_COMMITTED;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	oi_owner_assume(oi_relation_oid(OI_REL_GENERATIONS),
+					SECURITY_RESTRICTED_OPERATION, &was);
+	step(arg);
+	oi_owner_resume(&was);
+	PopActiveSnapshot();
+	SPI_commit();
+}
+
+/* Refuses to run where it could not commit. */
+static void
+check_context(FunctionCallInfo fcinfo)
+{
+	CallContext *context = (CallContext *) fcinfo->context;
+
+	if (context == NULL || !IsA(context, CallContext) || context->atomic)
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("rotate_keys() cannot run inside a transaction block"),
+				 errhint("It commits after each step, so that claims need not wait for it.")));
+	PreventCommandIfReadOnly("rotate_keys()");
+	PreventCommandDuringRecovery("rotate_keys()");
+}
+
+/* The argument retention, or else the setting, in us. */
+static int64
+retention_of(FunctionCallInfo fcinfo)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int64		retention;
+
+	if (PG_ARGISNULL(0))
+		return oi_key_retention * USECS_PER_SEC;
+	retention = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+														TimestampTzGetDatum(now),
+														PG_GETARG_DATUM(0))) - now;
+	if (retention < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("retention must not be negative")));
+	return retention;
+}
+
+/* Rotates, again if need be while somebody is in the gate. */
+static void
+rotate(OiRotation *rotation)
+{
+	int64		began = 0;
+	int			emptied = 0;
+
+	for (int i = 1;; i++)
+	{
+		oi_rotation_go(rotation);
+		began = Max(began, rotation->began);
+		emptied += rotation->emptied;
+		if (!rotation->shut_out || began > 0)
+			break;
+		if (i == GATE_TRIES)
+			ereport(ERROR,
+					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+					 errmsg("could not rotate the key store: a claim that is being made does not come to its end"),
+					 errhint("View pg_locks shows who holds a lock on order_idempotency.generations.")));
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 GATE_INTERVAL, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	rotation->began = began;
+	rotation->emptied = emptied;
+}
+
+/*
+ * rotate_keys(retention interval, INOUT began bigint, INOUT emptied int)
+ *
+ * Errors: 25001 in a transaction block, 25006, 22023, 55P03.
+ */
+Datum
+oi_rotate_keys(PG_FUNCTION_ARGS)
+{
+	OiRotation	rotation = {.runner = run_in_procedure};
+	Datum		values[2];
+	bool		nulls[2] = {0};
+
+	check_context(fcinfo);
+	rotation.retention = retention_of(fcinfo);
+
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	SPI_commit();
+	rotate(&rotation);
+	SPI_finish();
+
+	values[0] = Int64GetDatum(rotation.began);
+	nulls[0] = rotation.began == 0;
+	values[1] = Int32GetDatum(rotation.emptied);
+	return oi_result_row(fcinfo, values, nulls);
+}
