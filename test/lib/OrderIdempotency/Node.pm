@@ -28,25 +28,28 @@ autovacuum_naptime = '1h'
 
 # A server of that name, started, with the extension in database postgres.
 # Options: conf, more lines for postgresql.conf; streaming, true where it is
-# going to have standbys.
+# going to have standbys; install_path, where the installation of PostgreSQL is,
+# if not in PATH; version, of the extension, if not the default.
 sub new_node
 {
 	my ($name, %opt) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name);
+	my $node = PostgreSQL::Test::Cluster->new($name,
+		map { $_ => $opt{$_} } grep { $opt{$_} } 'install_path');
 
 	$node->init(allows_streaming => $opt{streaming} // 0);
 	$node->append_conf('postgresql.conf', $conf . ($opt{conf} // ''));
 	$node->start;
-	create_extension($node, 'postgres');
+	create_extension($node, 'postgres', $opt{version});
 	return $node;
 }
 
-# The extension, in that database.
+# The extension, in that database, in the default version or another one.
 sub create_extension
 {
-	my ($node, $db) = @_;
+	my ($node, $db, $version) = @_;
 
-	$node->safe_psql($db, 'CREATE EXTENSION order_idempotency');
+	$node->safe_psql($db, 'CREATE EXTENSION order_idempotency'
+		  . ($version ? " VERSION '$version'" : ''));
 	return;
 }
 
