@@ -123,13 +123,12 @@ COMMENT ON COLUMN subscription_status.state IS
 COMMENT ON COLUMN subscription_status.detail IS 'why it is disarmed, and what to do; null: it is not';
 
 ----------------------------------------------------------------------------
--- Ledger: the key of a purged order may be used again
+-- Ledger: the key of a purged order may be used again, and no function looks
+-- movements up
 ----------------------------------------------------------------------------
 
 ALTER TABLE ledger DROP CONSTRAINT ledger_pkey;
 ALTER TABLE ledger ALTER COLUMN order_key SET NOT NULL, ALTER COLUMN version SET NOT NULL;
-CREATE INDEX ledger_order ON ledger (order_key, version);
-COMMENT ON INDEX ledger_order IS 'finds the movements of an order';
 
 ----------------------------------------------------------------------------
 -- Sink http
@@ -164,6 +163,15 @@ CREATE OR REPLACE VIEW claims AS
 	SELECT 3, c.* FROM claims_3 c
 	WHERE EXISTS (SELECT FROM generations g WHERE g.store = 'claims' AND g.slot = 3);
 
+-- In seconds.  Not called: no claim ever had a lease.
+CREATE SEQUENCE longest_lease AS bigint CACHE 1;
+SELECT pg_catalog.setval('order_idempotency.longest_lease', pg_catalog.ceil(m.seconds)::bigint)
+FROM (SELECT pg_catalog.max(EXTRACT(epoch FROM c.lease_until - c.claimed_at)) AS seconds
+	  FROM claims c WHERE c.lease_until > c.claimed_at) m
+WHERE m.seconds IS NOT NULL;
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.longest_lease', '');
+REVOKE ALL ON SEQUENCE longest_lease FROM PUBLIC;
+
 CREATE FUNCTION key_retention() RETURNS interval
 	LANGUAGE C STABLE PARALLEL SAFE
 	AS 'MODULE_PATHNAME', 'oi_key_retention_setting';
@@ -191,6 +199,7 @@ REVOKE ALL ON PROCEDURE rotate_keys FROM PUBLIC;
 REVOKE ALL ON TABLE key_store FROM PUBLIC;
 REVOKE ALL ON TYPE key_store FROM PUBLIC;
 COMMENT ON COLUMN generations.ended_at IS 'when the last transaction that wrote to it was over; null while it is written to, or such a transaction is open';
+COMMENT ON SEQUENCE longest_lease IS 'what no lease was ever longer than, in seconds';
 COMMENT ON FUNCTION key_retention IS 'the setting order_idempotency.key_retention';
 COMMENT ON VIEW key_store IS
 'what the claims take, by generation; a generation that is null is a table whose claims expired, which will be emptied when nobody reads it';

@@ -168,6 +168,9 @@ CREATE FUNCTION release_key(key text, scope text = 'default', attempt int = NULL
 	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 50
 	AS 'MODULE_PATHNAME', 'oi_release_key';
 
+-- In seconds.  Not called: no claim ever had a lease.
+CREATE SEQUENCE longest_lease AS bigint CACHE 1;
+
 CREATE FUNCTION key_retention() RETURNS interval
 	LANGUAGE C STABLE PARALLEL SAFE
 	AS 'MODULE_PATHNAME', 'oi_key_retention_setting';
@@ -334,8 +337,6 @@ CREATE TABLE ledger (
 	currency text COLLATE "C" NOT NULL,
 	posted_at timestamptz NOT NULL
 );
--- not unique: the key of a purged order may be used again
-CREATE INDEX ledger_order ON ledger (order_key, version);
 
 CREATE FUNCTION guard_append_only() RETURNS trigger
 	LANGUAGE C AS 'MODULE_PATHNAME', 'oi_guard_append_only';
@@ -569,6 +570,7 @@ SELECT pg_catalog.pg_extension_config_dump('order_idempotency.claims_0', '');
 SELECT pg_catalog.pg_extension_config_dump('order_idempotency.claims_1', '');
 SELECT pg_catalog.pg_extension_config_dump('order_idempotency.claims_2', '');
 SELECT pg_catalog.pg_extension_config_dump('order_idempotency.claims_3', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.longest_lease', '');
 SELECT pg_catalog.pg_extension_config_dump('order_idempotency.lifecycle', '');
 SELECT pg_catalog.pg_extension_config_dump('order_idempotency.orders', '');
 SELECT pg_catalog.pg_extension_config_dump('order_idempotency.payment_deadlines', '');
@@ -685,6 +687,7 @@ COMMENT ON COLUMN abandoned_claims.attempt IS 'the attempt that was not complete
 COMMENT ON COLUMN abandoned_claims.claimed_at IS 'when it began';
 COMMENT ON COLUMN abandoned_claims.lease_until IS 'when its lease ended';
 
+COMMENT ON SEQUENCE longest_lease IS 'what no lease was ever longer than, in seconds';
 COMMENT ON FUNCTION key_retention IS 'the setting order_idempotency.key_retention';
 COMMENT ON VIEW key_store IS
 'what the claims take, by generation; a generation that is null is a table whose claims expired, which will be emptied when nobody reads it';
@@ -901,7 +904,6 @@ COMMENT ON COLUMN ledger.credit_account IS 'to where: the account of the order, 
 COMMENT ON COLUMN ledger.amount IS 'minor units of the currency, zero or more';
 COMMENT ON COLUMN ledger.currency IS 'three capital letters';
 COMMENT ON COLUMN ledger.posted_at IS 'when the order changed';
-COMMENT ON INDEX ledger_order IS 'finds the movements of an order';
 COMMENT ON TRIGGER guard_append_only ON ledger IS 'refuses UPDATE, DELETE and TRUNCATE (OI003)';
 COMMENT ON FUNCTION guard_append_only() IS 'trigger of tables ledger and outbox_0 to outbox_3, BEFORE UPDATE, DELETE or TRUNCATE: refuses (OI003)';
 COMMENT ON VIEW account_balance IS 'what the ledger adds up to; all balances of a currency add up to zero';
