@@ -20,7 +20,6 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
@@ -29,7 +28,7 @@
 #include "errors.h"
 #include "fingerprint.h"
 #include "generation.h"
-#include "guc.h"
+#include "lease.h"
 #include "lookup.h"
 
 static const char *const outcome_names[] = {
@@ -75,30 +74,6 @@ request_differs(const bytea *stored, const bytea *given)
 				VARSIZE_ANY_EXHDR(given)) != 0);
 }
 
-/*
- * When a lease that begins now is over.  Refuses one that is not positive, or
- * that key_retention would not outlast.
- */
-static TimestampTz
-lease_end(const Interval *lease, TimestampTz now)
-{
-	TimestampTz until;
-
-	until = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-													TimestampTzGetDatum(now),
-													PointerGetDatum(lease)));
-	if (until <= now)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("lease must be longer than zero")));
-	if (until > now + oi_key_retention * USECS_PER_SEC)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("lease must not be longer than order_idempotency.key_retention"),
-				 errdetail("Claims are kept for %d seconds.", oi_key_retention)));
-	return until;
-}
-
 /* Fills the columns that a claim and a repeated claim both set. */
 static void
 fill_claim(TupleTableSlot *slot, const OiClaimCall *call,
@@ -129,7 +104,7 @@ begin_claim(const OiClaimCall *call, int attempt, OiClaimAnswer *answer)
 	answer->attempt = attempt;
 	answer->claimed_at = GetCurrentTimestamp();
 	answer->lease_until = call->lease ?
-		lease_end(call->lease, answer->claimed_at) : 0;
+		oi_lease_end(call->lease, answer->claimed_at) : 0;
 }
 
 /* Inserts a claim into the current generation.  False: somebody was faster. */
@@ -287,7 +262,7 @@ oi_claim_key_work(const OiClaimCall *call, OiClaimAnswer *answer)
 	OiWait		wait = {0};
 
 	if (call->lease)
-		(void) lease_end(call->lease, GetCurrentTimestamp());
+		(void) oi_lease_end(call->lease, GetCurrentTimestamp());
 	oi_fingerprint_key(call->scope, call->key, &key_hash);
 	while (!try_claim(call, UUIDPGetDatum(&key_hash), hash, &wait, answer))
 		CHECK_FOR_INTERRUPTS();
@@ -351,7 +326,7 @@ settle_row(OiClaimStore *store, const OiClaimRow *row,
 	}
 	if (call->action == OI_CLAIM_EXTEND)
 		oi_claim_set_column(slot, OI_CLAIM_COL_LEASE_UNTIL,
-							TimestampTzGetDatum(lease_end(call->lease, now)), false);
+							TimestampTzGetDatum(oi_lease_end(call->lease, now)), false);
 	else
 	{
 		oi_claim_set_column(slot, OI_CLAIM_COL_COMPLETED_AT, TimestampTzGetDatum(now), false);
@@ -451,7 +426,7 @@ oi_claim_settle(const OiClaimCall *call)
 	OiClaimOutcome outcome = OI_CLAIM_UNKNOWN;
 
 	if (call->lease)
-		(void) lease_end(call->lease, GetCurrentTimestamp());
+		(void) oi_lease_end(call->lease, GetCurrentTimestamp());
 	oi_fingerprint_key(call->scope, call->key, &key_hash);
 	while (!try_settle(call, UUIDPGetDatum(&key_hash), &wait, &outcome))
 		CHECK_FOR_INTERRUPTS();

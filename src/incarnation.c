@@ -22,57 +22,13 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
-#include "access/tableam.h"
-#include "catalog/pg_class.h"
 #include "commands/sequence.h"
-#include "fmgr.h"
 #include "incarnation.h"
-#include "miscadmin.h"
 #include "relation.h"
-#include "storage/lmgr.h"
-#include "utils/fmgrprotos.h"
-#include "utils/snapmgr.h"
-
-/* columns of a sequence's only row */
-#define SEQUENCE_LAST_VALUE 1
-#define SEQUENCE_IS_CALLED 3
-
-/* what a sequence's row says */
-typedef struct SequenceState
-{
-	int64		last_value;
-	bool		is_called;
-} SequenceState;
+#include "sequence.h"
 
 /* the sequence in_use that this backend knows to have been called */
 static Oid	adopted = InvalidOid;
-
-/*
- * A sequence as it is now, whatever the snapshot.
- */
-static SequenceState
-sequence_state(Oid relid)
-{
-	Relation	rel = table_open(relid, AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	TableScanDesc scan = table_beginscan(rel, SnapshotAny, 0, NULL);
-	SequenceState state;
-	bool		isnull;
-
-	if (!table_scan_getnextslot(scan, ForwardScanDirection, slot))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("sequence \"%s\" has no row", RelationGetRelationName(rel))));
-	state.last_value = DatumGetInt64(slot_getattr(slot, SEQUENCE_LAST_VALUE, &isnull));
-	state.is_called = DatumGetBool(slot_getattr(slot, SEQUENCE_IS_CALLED, &isnull));
-
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	table_close(rel, AccessShareLock);
-
-	return state;
-}
 
 /*
  * The last position drawn, or where the log's incarnation begins.
@@ -80,7 +36,7 @@ sequence_state(Oid relid)
 int64
 oi_log_position(void)
 {
-	SequenceState state = sequence_state(oi_relation_oid(OI_REL_OUTBOX_POSITION));
+	OiSequence	state = oi_sequence_read(oi_relation_oid(OI_REL_OUTBOX_POSITION));
 
 	return state.is_called ? state.last_value : state.last_value - 1;
 }
@@ -93,27 +49,19 @@ oi_in_use(void)
 {
 	Oid			in_use = oi_relation_oid_if_any(OI_REL_IN_USE);
 
-	return OidIsValid(in_use) && sequence_state(in_use).is_called;
+	return OidIsValid(in_use) && oi_sequence_read(in_use).is_called;
 }
 
 /*
- * Begin the next incarnation of the log.  The caller need not have a right to
- * the sequence.
+ * Begin the next incarnation of the log.
  */
 static void
 advance_log(void)
 {
-	Oid			relid = oi_relation_oid(OI_REL_OUTBOX_POSITION);
 	int64		next = OI_INCARNATION(oi_log_position()) + 1;
-	Oid			userid;
-	int			sec_context;
 
-	GetUserIdAndSecContext(&userid, &sec_context);
-	SetUserIdAndSecContext(oi_relation_owner(relid),
-						   sec_context | SECURITY_LOCAL_USERID_CHANGE);
-	DirectFunctionCall2(setval_oid, ObjectIdGetDatum(relid),
-						Int64GetDatum(OI_INCARNATION_START(next)));
-	SetUserIdAndSecContext(userid, sec_context);
+	oi_sequence_set(oi_relation_oid(OI_REL_OUTBOX_POSITION),
+					OI_INCARNATION_START(next));
 }
 
 /*
@@ -123,25 +71,24 @@ advance_log(void)
 static bool
 has_ancestor(void)
 {
-	return sequence_state(oi_relation_oid(OI_REL_OUTBOX_POSITION)).is_called ||
-		sequence_state(oi_relation_oid(OI_REL_SUBSCRIPTION_ID)).is_called;
+	return oi_sequence_read(oi_relation_oid(OI_REL_OUTBOX_POSITION)).is_called ||
+		oi_sequence_read(oi_relation_oid(OI_REL_SUBSCRIPTION_ID)).is_called;
 }
 
 /*
- * Mark the installation as in use, if nobody has.  The lock is one that only
- * this function takes, and not kept: nobody waits for a transaction's end.
+ * Mark the installation as in use, if nobody has.
  */
 static void
 adopt(Oid in_use)
 {
-	LockDatabaseObject(RelationRelationId, in_use, 1, ExclusiveLock);
-	if (!sequence_state(in_use).is_called)
+	oi_sequence_lock(in_use);
+	if (!oi_sequence_read(in_use).is_called)
 	{
 		if (has_ancestor())
 			advance_log();
 		(void) nextval_internal(in_use, false);
 	}
-	UnlockDatabaseObject(RelationRelationId, in_use, 1, ExclusiveLock);
+	oi_sequence_unlock(in_use);
 }
 
 /*
@@ -156,7 +103,7 @@ oi_incarnation_adopt(void)
 
 	if (in_use == adopted || !OidIsValid(in_use))
 		return;
-	if (!sequence_state(in_use).is_called)
+	if (!oi_sequence_read(in_use).is_called)
 		adopt(in_use);
 	adopted = in_use;
 }

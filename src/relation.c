@@ -58,6 +58,7 @@ static const struct
 	[OI_REL_SUBSCRIPTION_CURSORS] = {"subscription_cursors", 10},
 	[OI_REL_INSTALLATION] = {"installation", 1},
 	[OI_REL_IN_USE] = {"in_use", 0},
+	[OI_REL_LONGEST_LEASE] = {"longest_lease", 0},
 };
 
 /* what the relations' OIDs are in this database; InvalidOid: look it up */

@@ -33,6 +33,7 @@
 #include "generation.h"
 #include "guc.h"
 #include "incarnation.h"
+#include "lease.h"
 #include "owner.h"
 #include "rotation.h"
 
@@ -184,7 +185,7 @@ lock_whole(Oid relid)
 
 	foreach(lc, indexes)
 		if (!ConditionalLockRelationOid(lfirst_oid(lc), AccessExclusiveLock))
-			return false;
+		return false;
 	return !OidIsValid(toast) || lock_whole(toast);
 }
 
@@ -241,6 +242,17 @@ end(OiRotation *rotation, const OiGeneration *row)
 	return true;
 }
 
+/* Is no lease of a generation that has ended running any more? */
+static bool
+leases_are_over(OiRotation *rotation, const OiGeneration *row)
+{
+	int64		longest = oi_lease_longest();
+
+	if (longest >= 0 && row->ended_at + longest <= GetCurrentTimestamp())
+		return true;
+	return is_due(rotation, oi_claim_last_lease(row->slot), 0);
+}
+
 /* Takes a generation whose time is over off the list. */
 static bool
 expire(OiRotation *rotation, const OiGeneration *row)
@@ -250,7 +262,7 @@ expire(OiRotation *rotation, const OiGeneration *row)
 	int			i;
 
 	if (!is_due(rotation, row->ended_at, rotation->retention) ||
-		!is_due(rotation, oi_claim_last_lease(row->slot), 0))
+		!leases_are_over(rotation, row))
 		return false;
 	if (!nobody_writes(relid))
 	{
@@ -467,6 +479,10 @@ oi_rotation_run(void)
 	now = GetCurrentTimestamp();
 	if (!rotation.in_use)
 		return TimestampTzPlusMilliseconds(now, IN_USE_INTERVAL);
-	/* what has just been begun or ended is due when claims were kept long enough */
+
+	/*
+	 * what has just been begun or ended is due when claims were kept long
+	 * enough
+	 */
 	return Min(rotation.next, now + rotation.retention);
 }
