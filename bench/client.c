@@ -193,22 +193,17 @@ static void
 read_keys(const char *path)
 {
 	FILE	   *file = fopen(path, "r");
-	char	   *line = NULL;
-	size_t		size = 0;
-	ssize_t		length;
+	char		key[KEY_LENGTH + 1];
 	long		room = 0;
 
 	if (file == NULL)
 		die("could not open \"%s\": %s", path, strerror(errno));
-	while ((length = getline(&line, &size, file)) > 0)
+	while (fscanf(file, "%36s", key) == 1)
 	{
 		if (nfile_keys == room)
 			file_keys = realloc(file_keys, (room = room * 2 + 1024) * sizeof(char *));
-		if (line[length - 1] == '\n')
-			line[length - 1] = '\0';
-		file_keys[nfile_keys++] = strdup(line);
+		file_keys[nfile_keys++] = strdup(key);
 	}
-	free(line);
 	fclose(file);
 	if (nfile_keys == 0)
 		die("there are no keys in \"%s\"", path);
@@ -395,47 +390,28 @@ make_shared(void)
 	pthread_barrier_init(&shared->ready, &attributes, options.clients);
 }
 
-/* Ends the clients that are left. */
-static void
-kill_clients(const pid_t *pids)
-{
-	for (int i = 0; i < options.clients; i++)
-		if (pids[i] > 0)
-			kill(pids[i], SIGKILL);
-}
-
 /* Starts the clients and waits for them.  One that fails ends all. */
 static void
 run_clients(void)
 {
-	pid_t		pids[MAX_CLIENTS];
-	bool		failed = false;
 	int			status;
 
+	setpgid(0, 0);
 	for (int i = 0; i < options.clients; i++)
 	{
-		pids[i] = fork();
-		if (pids[i] < 0)
-			die("could not fork: %s", strerror(errno));
-		if (pids[i] == 0)
+		pid_t		pid = fork();
+
+		if (pid == 0)
 		{
 			run_client(i);
 			exit(0);
 		}
+		if (pid < 0)
+			kill(0, SIGKILL);
 	}
-	for (pid_t ended; (ended = wait(&status)) > 0;)
-	{
-		for (int i = 0; i < options.clients; i++)
-			if (pids[i] == ended)
-				pids[i] = 0;
-		if (status != 0 && !failed)
-		{
-			failed = true;
-			kill_clients(pids);
-		}
-	}
-	if (failed)
-		exit(1);
+	while (wait(&status) > 0)
+		if (status != 0)
+			kill(0, SIGKILL);	/* the others may be waiting for it */
 }
 
 /* Prints what all clients together have done. */

@@ -42,6 +42,7 @@ GROUPS = (
     ("locks", "", r"^LW|Lock|^lock|^s_lock|^PGSemaphore|futex|pthread_rw"),
     ("hash tables", "", r"^hash_|^string_hash|^tag_hash|^uint32_hash|^oid_hash"),
     ("memory and copying", "", r"^p?alloc|^palloc|^pfree|^repalloc|AllocSet|^MemoryContext|malloc|^_?_?(int_)?free|^_int_|mem(move|cpy|set)|^pstrdup|^cfree"),
+    ("strings (libc)", "libc", r"str|memcmp|ctype"),
     ("catalogs and caches", "", r"Cache|^relation_|^Relation|^try_relation|^get_|^SI|CatC"),
     ("transactions and snapshots", "", r"Xact|Transaction|Snapshot|^ProcArray|Commit|^GetNewObject|^Resource"),
     ("executor, plans, functions", "", r"^Exec|^Portal|^Create|^Executor|^FunctionCall|^fmgr|^Plan|^ReScan|^expression|^Check|^qsort|^pg_qsort|Param"),
