@@ -67,7 +67,8 @@ check_context(FunctionCallInfo fcinfo)
 {
 	CallContext *context = (CallContext *) fcinfo->context;
 
-	if (context == NULL || !IsA(context, CallContext) || context->atomic)
+	if (context == NULL || !IsA(context, CallContext) || context->atomic ||
+		IsSubTransaction())
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("rotate_keys() cannot run inside a transaction block"),
@@ -135,8 +136,8 @@ oi_rotate_keys(PG_FUNCTION_ARGS)
 	Datum		values[2];
 	bool		nulls[2] = {0};
 
-	check_context(fcinfo);
 	rotation.retention = retention_of(fcinfo);
+	check_context(fcinfo);
 
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	SPI_commit();
