@@ -6,10 +6,11 @@
 # sent, a batch in progress among late rows, an open transaction, and a
 # prepared one.
 #
-# Bugs that this catches: a cursor whose transaction numbers are taken for the
-# new server's (all events below them are skipped); late rows of the old
-# log sent again; a batch in progress that begins anew, or takes in rows of the
-# new log; a restored subscription with a worker; a table that is not dumped.
+# Bugs that this catches, each of which was planted: a cursor whose transaction
+# numbers are taken for the new server's (all events below them are skipped); late
+# rows of the old log sent again for a transaction of the same number; a batch
+# in progress that takes in rows of the new log; a restored subscription with a
+# worker; a table that is not dumped.
 
 use strict;
 use warnings;
@@ -52,6 +53,32 @@ sub copy_database
 	return;
 }
 
+# Transactions of the copy that have the numbers of the original's, and commit
+# late: they are looked for by number, and the original's rows are there.
+sub have_old_numbers
+{
+	my ($target, $what) = @_;
+	my $pool = OrderIdempotency::Sessions->new($target, 12, db => $db);
+	my $old = "SELECT xid FROM $api.outbox WHERE position >> 44 = 0";
+
+	$target->safe_psql($db, <<~SQL);
+		DO \$\$ BEGIN
+			WHILE pg_current_xact_id()::text::bigint < (SELECT max(xid) FROM ($old) o)::text::bigint - 6 LOOP
+				COMMIT;
+			END LOOP;
+		END \$\$
+		SQL
+	$pool->run($_, 'BEGIN;' . emit('number')) foreach 0 .. 11;
+	$target->safe_psql($db, emit("$what beside them"));
+	drained($target, $_, $db) foreach qw(whole pairs orders);
+	$pool->run($_, 'COMMIT;') foreach 0 .. 11;
+	sql_is($target, <<~SQL, 't', "$what: some have the numbers of old ones", $db);
+		SELECT count(*) > 0 FROM $api.outbox WHERE key = 'number' AND xid IN ($old)
+		SQL
+	$pool->quit;
+	return;
+}
+
 # What a restored database does, from before its first write on.
 sub check_copy
 {
@@ -72,6 +99,7 @@ sub check_copy
 	$target->safe_psql($db, emit("$what after"));
 	publishes_the_rest($target, $db, $before, "$what, resumed");
 	$pool->run(0, 'COMMIT;');
+	have_old_numbers($target, $what) if $opt{source_burns};
 	$target->restart;
 	$target->safe_psql($db, emit("$what restarted"));
 	publishes_the_rest($target, $db, $before, "$what, restarted");

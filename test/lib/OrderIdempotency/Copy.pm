@@ -13,9 +13,9 @@ use OrderIdempotency::Sessions;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(fill_database leave_batch_open set_publish burn_xids contents
-  same_contents goes_on redirect_sink is_disarmed resume sent_ids
-  publishes_the_rest);
+our @EXPORT = qw(fill_database make_subscriptions leave_batch_open set_publish
+  set_environment burn_xids contents same_contents goes_on redirect_sink is_disarmed resume
+  sent_ids publishes_the_rest);
 
 my $api = 'order_idempotency';
 
@@ -48,24 +48,36 @@ sub burn_xids
 	return;
 }
 
+# Changes a setting of a server that runs.
+sub _set
+{
+	my ($node, $setting, $value) = @_;
+
+	$node->safe_psql('postgres', "ALTER SYSTEM SET $setting = '$value'");
+	$node->reload;
+	$node->poll_query_until('postgres', "SHOW $setting", $value) or die;
+	return;
+}
+
 # Switches all workers of a server on or off.
 sub set_publish
 {
 	my ($node, $value) = @_;
 
-	$node->safe_psql('postgres',
-		"ALTER SYSTEM SET order_idempotency.publish = $value");
-	$node->reload;
-	$node->poll_query_until('postgres', 'SHOW order_idempotency.publish', $value)
-	  or die;
-	return;
+	return _set($node, 'order_idempotency.publish', $value);
+}
+
+# Has a server be in another environment.
+sub set_environment
+{
+	my ($node, $value) = @_;
+
+	return _set($node, 'order_idempotency.environment', $value);
 }
 
 # A database with the extension, server "files", claims in every condition and
-# in two generations, orders in every state, deadlines, and subscriptions
-# "whole", "pairs" (batches of two) and "orders" (one type), all drained, owned
-# by role publisher, which is there.  Options: lifecycle, true for one
-# of its own.
+# in two generations, orders in every state, deadlines, and subscriptions, all
+# drained.  Options: lifecycle, true for one of its own.
 sub fill_database
 {
 	my ($node, $db, %opt) = @_;
@@ -101,18 +113,28 @@ sub fill_database
 		SELECT FROM $api.cancel_order('tombstone', if_missing => 'tombstone');
 		SQL
 	$node->poll_query_until($db, "SELECT count(*) = 1 FROM $api.abandoned_claims") or die;
+	make_subscriptions($node, $db, 'start');
+	drained($node, $_, $db) foreach qw(whole pairs orders);
+	return;
+}
+
+# Subscriptions "whole", "pairs" (batches of two) and "orders" (one type), owned
+# by role publisher, which is there.
+sub make_subscriptions
+{
+	my ($node, $db, $from) = @_;
+
 	$node->safe_psql($db, <<~"SQL");
 		SELECT $api.grant_operator('publisher');
 		GRANT USAGE ON FOREIGN SERVER files TO publisher;
 		SET ROLE publisher;
 		SELECT $api.create_subscription('whole', 'files', topic => '$db-whole.jsonl',
-			options => '{"from": "start"}');
+			options => '{"from": "$from"}');
 		SELECT $api.create_subscription('pairs', 'files', topic => '$db-pairs.jsonl',
-			options => '{"from": "start", "batch_size": 2}');
+			options => '{"from": "$from", "batch_size": 2}');
 		SELECT $api.create_subscription('orders', 'files', ARRAY['order.created'],
-			'$db-orders.jsonl', '{"from": "start"}');
+			'$db-orders.jsonl', '{"from": "$from"}');
 		SQL
-	drained($node, $_, $db) foreach qw(whole pairs orders);
 	return;
 }
 
@@ -152,7 +174,7 @@ sub leave_batch_open
 		SQL
 	rename "$dir.away", $dir or die;
 	$node->safe_psql($db, join('', map { numbered('unsent') } 1 .. 3)
-		  . "SELECT FROM $api.create_order('unsent', 500, 'EUR', 'alice');");
+		  . "SELECT FROM $api.create_order('unsent $numbers', 500, 'EUR', 'alice');");
 	$pool->quit;
 	return;
 }
@@ -247,11 +269,12 @@ sub goes_on
 	return;
 }
 
-# Leads server "files" of a database to its own server's directory.
+# Leads server "files" of a database to its own server's directory, or to one
+# below that.
 sub redirect_sink
 {
-	my ($node, $db) = @_;
-	my $dir = sink_dir($node);
+	my ($node, $db, $below) = @_;
+	my $dir = sink_dir($node) . (defined $below ? "/$below" : '');
 
 	mkdir $dir if !-d $dir;
 	$node->safe_psql($db, "ALTER SERVER files OPTIONS (SET path '$dir')");
@@ -264,7 +287,7 @@ sub is_disarmed
 {
 	my ($node, $db, $reason, $what) = @_;
 
-	# started anew, it looks at all databases; whoever is armed has a worker then
+	# started anew, it looks at all databases, and then at this one
 	$node->restart;
 	subscribe($node, "probe_$db", topic => "'probe_$db.jsonl'");
 	$node->safe_psql('postgres', numbered('probe'));
@@ -297,15 +320,15 @@ sub resume
 }
 
 # The ids of the events in the files of a database's subscriptions, by
-# subscription.
+# subscription.  The files are named after the database that they were made in.
 sub sent_ids
 {
-	my ($node, $db) = @_;
+	my ($node, $files) = @_;
 	my %sent;
 
 	foreach my $name (qw(whole pairs orders))
 	{
-		$sent{$name} = [ map { $_->{id} } read_events($node, "$db-$name.jsonl") ];
+		$sent{$name} = [ map { $_->{id} } read_events($node, "$files-$name.jsonl") ];
 	}
 	return \%sent;
 }
@@ -328,10 +351,12 @@ sub positions_grow
 }
 
 # Checks that a copy's subscriptions sent what they want of the copy's log and
-# the original had not sent, once each, and each key's in order.
+# the original had not sent, once each, and each key's in order.  Options: files,
+# what their names begin with where that is not the database.
 sub publishes_the_rest
 {
-	my ($node, $db, $before, $what) = @_;
+	my ($node, $db, $before, $what, %opt) = @_;
+	my $files = $opt{files} // $db;
 
 	foreach my $name (qw(whole pairs orders))
 	{
@@ -340,7 +365,7 @@ sub publishes_the_rest
 		drained($node, $name, $db);
 		my @logged = split /\n/,
 		  $node->safe_psql($db, "SELECT event_id FROM $api.outbox $wanted");
-		my @sent = @{ sent_ids($node, $db)->{$name} };
+		my @sent = @{ sent_ids($node, $files)->{$name} };
 		my %count = map { $_ => 0 } @logged;
 
 		$count{$_}++ foreach @{ $before->{$name} }, @sent;
@@ -352,8 +377,8 @@ sub publishes_the_rest
 			'0 lost, 0 again, 0 ghosts',
 			"$what: $name sent the " . scalar(@sent) . ' events that were left');
 		cmp_ok(scalar @sent, '>', 0, "$what: which are some");
-		in_key_order($node, "$db-$name.jsonl", "$what: $name");
-		positions_grow($node, "$db-$name.jsonl", "$what: $name");
+		in_key_order($node, "$files-$name.jsonl", "$what: $name");
+		positions_grow($node, "$files-$name.jsonl", "$what: $name");
 	}
 	return;
 }
