@@ -13,83 +13,90 @@
 #include "utils/builtins.h"
 #include "utils/numeric.h"
 
+#include "json_object.h"
 #include "ledger.h"
 #include "order.h"
 #include "outbox.h"
 
-/* Adds a member of any scalar kind. */
-static void
-add_scalar(JsonbParseState **state, const char *name, JsonbValue *value)
+/* an event's payload in the making */
+typedef struct Members
 {
-	JsonbValue	key;
+	int			n;
+	OiJsonMember list[10];
+} Members;
 
-	key.type = jbvString;
-	key.val.string.val = unconstify(char *, name);
-	key.val.string.len = strlen(name);
-	pushJsonbValue(state, WJB_KEY, &key);
-	pushJsonbValue(state, WJB_VALUE, value);
+/* The value of one member more. */
+static JsonbValue *
+add(Members *members, const char *name)
+{
+	OiJsonMember *member = &members->list[members->n++];
+
+	Assert(members->n <= (int) lengthof(members->list));
+	member->name = name;
+	return &member->value;
 }
 
 /* Adds a string, unless it is NULL. */
 static void
-add_text(JsonbParseState **state, const char *name, const text *string)
+add_text(Members *members, const char *name, const text *string)
 {
-	JsonbValue	value;
+	JsonbValue *value;
 
 	if (string == NULL)
 		return;
-	value.type = jbvString;
-	value.val.string.val = (char *) VARDATA_ANY(string);
-	value.val.string.len = VARSIZE_ANY_EXHDR(string);
-	add_scalar(state, name, &value);
+	value = add(members, name);
+	value->type = jbvString;
+	value->val.string.val = (char *) VARDATA_ANY(string);
+	value->val.string.len = VARSIZE_ANY_EXHDR(string);
 }
 
 /* Adds a whole number. */
 static void
-add_int64(JsonbParseState **state, const char *name, int64 number)
+add_int64(Members *members, const char *name, int64 number)
 {
-	JsonbValue	value;
+	JsonbValue *value = add(members, name);
 
-	value.type = jbvNumeric;
-	value.val.numeric = int64_to_numeric(number);
-	add_scalar(state, name, &value);
+	value->type = jbvNumeric;
+	value->val.numeric = int64_to_numeric(number);
 }
 
 /* Adds any JSON, unless it is NULL. */
 static void
-add_jsonb(JsonbParseState **state, const char *name, Jsonb *json)
+add_jsonb(Members *members, const char *name, Jsonb *json)
 {
-	JsonbValue	value;
+	JsonbValue *value;
 
 	if (json == NULL)
 		return;
-	if (!JsonbExtractScalar(&json->root, &value))
+	value = add(members, name);
+	if (!JsonbExtractScalar(&json->root, value))
 	{
-		value.type = jbvBinary;
-		value.val.binary.data = &json->root;
-		value.val.binary.len = VARSIZE(json) - VARHDRSZ;
+		value->type = jbvBinary;
+		value->val.binary.data = &json->root;
+		value->val.binary.len = VARSIZE(json) - VARHDRSZ;
 	}
-	add_scalar(state, name, &value);
 }
 
-/* What an event says of the change; docs/reference.md lists the members. */
+/*
+ * What an event says of the change; docs/reference.md lists the members.  They
+ * are added in jsonb's order.
+ */
 static Jsonb *
 event_payload(const OiOrder *order, const OiChange *change)
 {
-	JsonbParseState *state = NULL;
+	Members		members = {0};
 
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	add_text(&state, "key", order->key);
-	add_text(&state, "state", order->state);
-	add_text(&state, "from_state", change->from_state);
-	add_int64(&state, "version", order->version);
-	add_int64(&state, "amount", order->amount);
-	add_text(&state, "currency", order->currency);
-	add_text(&state, "account", order->account);
-	add_text(&state, "reason", change->step->reason);
-	add_text(&state, "request_key", change->step->request_key);
-	add_jsonb(&state, "payload", change->call ? change->call->payload : NULL);
-	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	add_text(&members, "key", order->key);
+	add_text(&members, "state", order->state);
+	add_int64(&members, "amount", order->amount);
+	add_text(&members, "reason", change->step->reason);
+	add_text(&members, "account", order->account);
+	add_jsonb(&members, "payload", change->call ? change->call->payload : NULL);
+	add_int64(&members, "version", order->version);
+	add_text(&members, "currency", order->currency);
+	add_text(&members, "from_state", change->from_state);
+	add_text(&members, "request_key", change->step->request_key);
+	return oi_json_object(members.list, members.n);
 }
 
 /*
