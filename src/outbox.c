@@ -16,6 +16,7 @@
 #include "access/xact.h"
 #include "commands/sequence.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/timestamp.h"
@@ -49,16 +50,40 @@ StaticAssertDecl(OI_REL_OUTBOX_0 + OI_SLOTS - 1 == OI_REL_OUTBOX_3,
 #define EPOCH_OFFSET_USECS \
 	((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
 
+/* how many random bytes an id has, and for how many they are got at once */
+#define ID_RANDOM (UUID_LEN - 6)
+#define IDS_AT_ONCE 64
+
+/*
+ * Random bytes for an id.  Asking for ten bytes costs as much as for a
+ * thousand.  A child process starts anew, or it would repeat its parent's ids.
+ */
+static void
+random_bytes(uint8 *bytes)
+{
+	static uint8 stock[IDS_AT_ONCE * ID_RANDOM];
+	static int	left = 0;
+	static int	owner = 0;
+
+	if (left == 0 || owner != MyProcPid)
+	{
+		if (!pg_strong_random(stock, sizeof(stock)))
+			ereport(ERROR,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("could not generate random values")));
+		left = IDS_AT_ONCE;
+		owner = MyProcPid;
+	}
+	memcpy(bytes, stock + --left * ID_RANDOM, ID_RANDOM);
+}
+
 /* A fresh UUIDv7 (RFC 9562): 48 bits of milliseconds, then random ones. */
 void
 oi_event_id_generate(pg_uuid_t *id, TimestampTz now)
 {
 	uint64		ms = (uint64) ((now + EPOCH_OFFSET_USECS) / 1000);
 
-	if (!pg_strong_random(id->data + 6, UUID_LEN - 6))
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not generate random values")));
+	random_bytes(id->data + 6);
 	for (int i = 0; i < 6; i++)
 		id->data[i] = (uint8) (ms >> (8 * (5 - i)));
 	id->data[6] = (id->data[6] & 0x0f) | 0x70;
