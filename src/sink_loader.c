@@ -159,6 +159,8 @@ enter_sink(void)
 static void
 leave_sink(bool ok)
 {
+	if (sink_owner == NULL)		/* the error came before the first callback */
+		return;
 	ResourceOwnerRelease(sink_owner, RESOURCE_RELEASE_BEFORE_LOCKS, ok, true);
 	ResourceOwnerRelease(sink_owner, RESOURCE_RELEASE_LOCKS, ok, true);
 	ResourceOwnerRelease(sink_owner, RESOURCE_RELEASE_AFTER_LOCKS, ok, true);
