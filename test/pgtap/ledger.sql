@@ -82,6 +82,7 @@ SELECT throws_ok('TRUNCATE ledger', 'OI003', NULL, 'TRUNCATE is refused');
 SELECT throws_ok('DELETE FROM ledger WHERE false', 'OI003', NULL, 'even of nothing');
 SELECT throws_ok($$MERGE INTO ledger l USING (VALUES ('held')) v(k) ON l.order_key = v.k
 				   WHEN MATCHED THEN UPDATE SET amount = 0$$, 'OI003', NULL, 'MERGE is refused');
+CREATE UNIQUE INDEX ON ledger (order_key, version);	-- of the user's own
 SELECT throws_ok($$INSERT INTO ledger SELECT * FROM ledger ON CONFLICT (order_key, version) DO UPDATE SET amount = 0$$,
 				 'OI003', NULL, 'INSERT ... ON CONFLICT DO UPDATE is refused');
 SELECT throws_ok($$SELECT create_order('x', 1, 'EUR', a)$$, '42703', NULL, 'a control: other errors are told apart');

@@ -377,7 +377,8 @@ is( sorted(map { join '|', @$_[ 0 .. 4 ] } @settings),
 			q{SELECT substr(name, 19), unit,
 					 CASE WHEN boot_val = '' THEN 'empty' ELSE boot_val END,
 					 CASE vartype WHEN 'bool' THEN 'on, off'
-								  WHEN 'string' THEN 'a JSON object of strings'
+								  WHEN 'string' THEN CASE name WHEN 'order_idempotency.headers'
+														   THEN 'a JSON object of strings' ELSE 'any text' END
 								  ELSE min_val || ' to ' || max_val END,
 					 context
 			  FROM pg_settings WHERE name LIKE 'order\_idempotency.%'})),
