@@ -213,7 +213,7 @@ fill_event(OiSinkEvent *event, HeapTuple row, TupleDesc desc)
 	if (!isnull)
 	{
 		fill_headers(event, DatumGetJsonbP(value));
-		bytes += VARSIZE(DatumGetPointer(DatumGetJsonbP(value)));
+		bytes += VARSIZE(DatumGetJsonbP(value));
 	}
 	value = SPI_getbinval(row, desc, LOG_PAYLOAD, &isnull);
 	if (!isnull)

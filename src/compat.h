@@ -10,19 +10,138 @@
 #ifndef OI_COMPAT_H
 #define OI_COMPAT_H
 
+#include "access/genam.h"
+#include "access/tableam.h"
+#include "access/tupdesc.h"
+#include "catalog/pg_foreign_server.h"
+#include "commands/trigger.h"
+#include "common/jsonapi.h"
 #include "executor/executor.h"
-
-#if PG_VERSION_NUM < 150000 || PG_VERSION_NUM >= 160000
-#error "order_idempotency 1.1 is for PostgreSQL 15"
-#endif
+#include "mb/pg_wchar.h"
+#include "parser/parse_relation.h"
+#include "storage/lmgr.h"
+#include "storage/proc.h"
+#include "utils/acl.h"
+#include "utils/relcache.h"
 
 /* UNIQUE NULLS NOT DISTINCT, used by table lifecycle, came with 15. */
+#if PG_VERSION_NUM < 150000 || PG_VERSION_NUM >= 190000
+#error "order_idempotency 1.1 is for PostgreSQL 15 to 18"
+#endif
+
+/* Stands before the declaration of a function that does not return. */
+#if PG_VERSION_NUM >= 180000
+#define OI_NORETURN pg_noreturn
+#else
+#define OI_NORETURN pg_attribute_noreturn()
+#endif
+
+/* The local transaction id of this session. */
+static inline LocalTransactionId
+oi_compat_lxid(void)
+{
+#if PG_VERSION_NUM >= 170000
+	return MyProc->vxid.lxid;
+#else
+	return MyProc->lxid;
+#endif
+}
+
+/* This process's place in ProcGlobal->allProcs. */
+static inline int
+oi_compat_proc_number(void)
+{
+#if PG_VERSION_NUM >= 170000
+	return MyProcNumber;
+#else
+	return MyProc->pgprocno;
+#endif
+}
+
+/* Has the role this privilege on a foreign server? */
+static inline AclResult
+oi_compat_server_aclcheck(Oid server, Oid role, AclMode mode)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_aclcheck(ForeignServerRelationId, server, role, mode);
+#else
+	return pg_foreign_server_aclcheck(server, role, mode);
+#endif
+}
+
+/* What the callbacks of a JSON parser return, and how they do. */
+#if PG_VERSION_NUM >= 160000
+typedef JsonParseErrorType OiJsonResult;
+#define OI_JSON_GO_ON() return JSON_SUCCESS
+#else
+typedef void OiJsonResult;
+#define OI_JSON_GO_ON() return
+#endif
+
+/* Prepares to parse a string in the database's encoding as JSON. */
+static inline JsonLexContext *
+oi_compat_json_lexer(const char *json)
+{
+#if PG_VERSION_NUM >= 170000
+	return makeJsonLexContextCstringLen(NULL, json, strlen(json),
+										GetDatabaseEncoding(), true);
+#else
+	return makeJsonLexContextCstringLen(unconstify(char *, json), strlen(json),
+										GetDatabaseEncoding(), true);
+#endif
+}
+
+/* Waits for a transaction if that takes no time; true if it has ended. */
+static inline bool
+oi_compat_xact_has_ended(TransactionId xid)
+{
+#if PG_VERSION_NUM >= 180000
+	return ConditionalXactLockTableWait(xid, false);
+#else
+	return ConditionalXactLockTableWait(xid);
+#endif
+}
+
+/* The index of a table's primary key. */
+static inline Oid
+oi_compat_primary_key(Relation rel)
+{
+#if PG_VERSION_NUM >= 180000
+	return RelationGetPrimaryKeyIndex(rel, false);
+#else
+	return RelationGetPrimaryKeyIndex(rel);
+#endif
+}
+
+/* Begins a scan of an index by its first column. */
+static inline IndexScanDesc
+oi_compat_index_scan(Relation rel, Relation index, Snapshot snapshot)
+{
+#if PG_VERSION_NUM >= 180000
+	return index_beginscan(rel, index, snapshot, NULL, 1, 0);
+#else
+	return index_beginscan(rel, index, snapshot, 1, 0);
+#endif
+}
 
 /* Prepares an executor state for a single relation. */
 static inline void
 oi_compat_init_range_table(EState *estate, RangeTblEntry *rte)
 {
+#if PG_VERSION_NUM >= 160000
+	List	   *permissions = NIL;
+
+	addRTEPermissionInfo(&permissions, rte);
+#endif
+
+#if PG_VERSION_NUM >= 180000
+	ExecInitRangeTable(estate, list_make1(rte), permissions,
+					   bms_make_singleton(1));
+#elif PG_VERSION_NUM >= 160000
+	ExecInitRangeTable(estate, list_make1(rte), permissions);
+#else
 	ExecInitRangeTable(estate, list_make1(rte));
+#endif
 }
 
 /* Notes which columns an UPDATE is about to change. */
@@ -30,15 +149,101 @@ static inline void
 oi_compat_set_updated_columns(RangeTblEntry *rte, EState *estate,
 							  Bitmapset *columns)
 {
+#if PG_VERSION_NUM >= 160000
+	getRTEPermissionInfo(estate->es_rteperminfos, rte)->updatedCols = columns;
+#else
 	(void) estate;
 	rte->updatedCols = columns;
+#endif
+}
+
+/* Is a CHECK constraint enforced? */
+static inline bool
+oi_compat_is_enforced(const ConstrCheck *check)
+{
+#if PG_VERSION_NUM >= 180000
+	return check->ccenforced;
+#else
+	(void) check;
+	return true;
+#endif
 }
 
 /* Sets the prepared CHECK constraints of a table; NULL in it is true. */
 static inline void
 oi_compat_set_checks(ResultRelInfo *rri, ExprState **checks)
 {
+#if PG_VERSION_NUM >= 180000
+	rri->ri_CheckConstraintExprs = checks;
+#else
 	rri->ri_ConstraintExprs = checks;
+#endif
+}
+
+/* Prepares what BEFORE UPDATE triggers use if they have to wait for a row. */
+static inline void
+oi_compat_init_epq(EPQState *epq, EState *estate)
+{
+#if PG_VERSION_NUM >= 160000
+	EvalPlanQualInit(epq, estate, NULL, NIL, -1, NIL);
+#else
+	EvalPlanQualInit(epq, estate, NULL, NIL, -1);
+#endif
+}
+
+/* Fires BEFORE UPDATE triggers of a row; false if one suppressed the change. */
+static inline bool
+oi_compat_before_update(EState *estate, EPQState *epq, ResultRelInfo *rri,
+						ItemPointer tid, TupleTableSlot *slot)
+{
+#if PG_VERSION_NUM >= 180000
+	return ExecBRUpdateTriggers(estate, epq, rri, tid, NULL, slot, NULL, NULL,
+								false);
+#elif PG_VERSION_NUM >= 160000
+	return ExecBRUpdateTriggers(estate, epq, rri, tid, NULL, slot, NULL, NULL);
+#else
+	return ExecBRUpdateTriggers(estate, epq, rri, tid, NULL, slot, NULL);
+#endif
+}
+
+/* Makes index entries for a new row; for conflict and arbiters see there. */
+static inline List *
+oi_compat_index_new(ResultRelInfo *rri, TupleTableSlot *slot, EState *estate,
+					bool *conflict, List *arbiters)
+{
+#if PG_VERSION_NUM >= 160000
+	return ExecInsertIndexTuples(rri, slot, estate, false, conflict != NULL,
+								 conflict, arbiters, false);
+#else
+	return ExecInsertIndexTuples(rri, slot, estate, false, conflict != NULL,
+								 conflict, arbiters);
+#endif
+}
+
+/* Which index entries an update needs, as table_tuple_update() says. */
+#if PG_VERSION_NUM >= 160000
+typedef TU_UpdateIndexes OiUpdateIndexes;
+#else
+typedef bool OiUpdateIndexes;
+#endif
+
+/* Makes the index entries that a row needs after an update. */
+static inline List *
+oi_compat_index_updated(ResultRelInfo *rri, TupleTableSlot *slot,
+						EState *estate, OiUpdateIndexes which)
+{
+	if (rri->ri_NumIndices == 0)
+		return NIL;
+#if PG_VERSION_NUM >= 160000
+	if (which == TU_None)
+		return NIL;
+	return ExecInsertIndexTuples(rri, slot, estate, true, false, NULL, NIL,
+								 which == TU_Summarizing);
+#else
+	if (!which)
+		return NIL;
+	return ExecInsertIndexTuples(rri, slot, estate, true, false, NULL, NIL);
+#endif
 }
 
 #endif							/* OI_COMPAT_H */

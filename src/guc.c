@@ -12,6 +12,7 @@
 #include <limits.h>
 
 #include "common/jsonapi.h"
+#include "compat.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
@@ -36,28 +37,31 @@ typedef struct HeadersCheck
 } HeadersCheck;
 
 /* An object: fine at the top only. */
-static void
+static OiJsonResult
 headers_object(void *state)
 {
 	HeadersCheck *check = state;
 
 	check->good &= check->depth++ == 0;
+	OI_JSON_GO_ON();
 }
 
 /* An array: never. */
-static void
+static OiJsonResult
 headers_array(void *state)
 {
 	((HeadersCheck *) state)->good = false;
+	OI_JSON_GO_ON();
 }
 
 /* Any other value: fine as a string inside. */
-static void
+static OiJsonResult
 headers_scalar(void *state, char *token, JsonTokenType type)
 {
 	HeadersCheck *check = state;
 
 	check->good &= check->depth == 1 && type == JSON_TOKEN_STRING;
+	OI_JSON_GO_ON();
 }
 
 /* Is the setting empty, or a JSON object of strings? */
@@ -73,8 +77,7 @@ check_headers_setting(char **newval, void **extra, GucSource source)
 
 	if ((*newval)[0] == '\0')
 		return true;
-	lex = makeJsonLexContextCstringLen(*newval, strlen(*newval),
-									   GetDatabaseEncoding(), true);
+	lex = oi_compat_json_lexer(*newval);
 	if (pg_parse_json(lex, &action) == JSON_SUCCESS && check.good)
 		return true;
 	GUC_check_errdetail("It must be a JSON object of strings.");

@@ -8,9 +8,11 @@
 #ifndef OI_LAUNCHER_H
 #define OI_LAUNCHER_H
 
+#include "compat.h"
+
 extern void oi_launcher_register(void);
 
-extern PGDLLEXPORT void oi_launcher_main(Datum arg) pg_attribute_noreturn();
+OI_NORETURN extern PGDLLEXPORT void oi_launcher_main(Datum arg);
 extern PGDLLEXPORT void oi_scout_main(Datum arg);
 
 #endif							/* OI_LAUNCHER_H */

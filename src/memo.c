@@ -19,6 +19,7 @@
 
 #include "access/xact.h"
 #include "common/hashfn.h"
+#include "compat.h"
 #include "funcapi.h"
 #include "nodes/execnodes.h"
 #include "storage/proc.h"
@@ -108,7 +109,7 @@ find_answer(FunctionCallInfo fcinfo, uint64 hash)
 
 		if (a->row && a->hash == hash && a->statement.cid == cid &&
 			a->statement.subxid == subxid &&
-			a->statement.lxid == MyProc->lxid &&
+			a->statement.lxid == oi_compat_lxid() &&
 			a->statement.context == fcinfo->flinfo->fn_mcxt)
 			return a;
 	}
@@ -161,7 +162,7 @@ oi_memo_keep(FunctionCallInfo fcinfo, uint64 hash, Datum answer)
 	}
 	a->row = MemoryContextAlloc(memo_context, size);
 	memcpy(a->row, row, size);
-	a->statement.lxid = MyProc->lxid;
+	a->statement.lxid = oi_compat_lxid();
 	a->statement.subxid = GetCurrentSubTransactionId();
 	a->statement.cid = GetActiveSnapshot()->curcid;
 	a->statement.context = fcinfo->flinfo->fn_mcxt;

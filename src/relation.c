@@ -22,6 +22,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "utils/fmgroids.h"
@@ -224,7 +225,7 @@ begin_key_scan(OiTable *table, Datum key, Snapshot snapshot, Relation *index)
 	ScanKeyData skey;
 	Oid			type;
 
-	*index = index_open(RelationGetPrimaryKeyIndex(table->rel),
+	*index = index_open(oi_compat_primary_key(table->rel),
 						AccessShareLock);
 	type = (*index)->rd_opcintype[0];
 	Assert(type == TEXTOID || type == UUIDOID || type == INT4OID);
@@ -233,7 +234,7 @@ begin_key_scan(OiTable *table, Datum key, Snapshot snapshot, Relation *index)
 						   type == TEXTOID ? F_TEXTEQ :
 						   type == UUIDOID ? F_UUID_EQ : F_INT4EQ,
 						   key);
-	scan = index_beginscan(table->rel, *index, snapshot, 1, 0);
+	scan = oi_compat_index_scan(table->rel, *index, snapshot);
 	index_rescan(scan, &skey, 1, NULL, 0);
 	return scan;
 }

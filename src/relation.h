@@ -12,6 +12,7 @@
 #ifndef OI_RELATION_H
 #define OI_RELATION_H
 
+#include "compat.h"
 #include "executor/tuptable.h"
 #include "nodes/execnodes.h"
 #include "nodes/lockoptions.h"
@@ -100,7 +101,7 @@ extern OiProbe oi_probe_dirty(OiTable *table, Datum key, bool mind_updaters,
 							  OiBusy *busy);
 extern bool oi_find(OiTable *table, Datum key, Snapshot snapshot);
 extern OiLockResult oi_lock(OiTable *table, OiWait *wait);
-extern void oi_serialization_failure(const char *what) pg_attribute_noreturn();
+OI_NORETURN extern void oi_serialization_failure(const char *what);
 
 /* relation_write.c */
 extern void oi_write_end(OiTable *table);

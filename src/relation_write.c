@@ -61,7 +61,8 @@ prepare_checks(OiTable *table)
 	{
 		Expr	   *expr;
 
-		if (is_own_check(constr->check[i].ccname))
+		if (is_own_check(constr->check[i].ccname) ||
+			!oi_compat_is_enforced(&constr->check[i]))
 			continue;			/* NULL is true */
 		expr = stringToNode(constr->check[i].ccbin);
 		checks[i] = ExecPrepareExpr(expr, table->estate);
@@ -175,7 +176,7 @@ report_suppressed(OiTable *table)
 static List *
 arbiter_indexes(OiTable *table)
 {
-	Oid			primary = RelationGetPrimaryKeyIndex(table->rel);
+	Oid			primary = oi_compat_primary_key(table->rel);
 	List	   *arbiters = list_make1_oid(primary);
 
 	for (int i = 0; i < table->rri->ri_NumIndices; i++)
@@ -211,8 +212,8 @@ store_row(OiTable *table, TupleTableSlot *slot, bool speculative,
 		table_tuple_insert(table->rel, slot, table->estate->es_output_cid, 0,
 						   NULL);
 		if (table->rri->ri_NumIndices > 0)
-			*recheck = ExecInsertIndexTuples(table->rri, slot, table->estate,
-											 false, false, NULL, NIL);
+			*recheck = oi_compat_index_new(table->rri, slot, table->estate,
+										   NULL, NIL);
 		return true;
 	}
 
@@ -221,9 +222,8 @@ store_row(OiTable *table, TupleTableSlot *slot, bool speculative,
 	table_tuple_insert_speculative(table->rel, slot,
 								   table->estate->es_output_cid, 0, NULL,
 								   token);
-	*recheck = ExecInsertIndexTuples(table->rri, slot, table->estate,
-									 false, true, &conflict,
-									 arbiter_indexes(table));
+	*recheck = oi_compat_index_new(table->rri, slot, table->estate, &conflict,
+								   arbiter_indexes(table));
 	table_tuple_complete_speculative(table->rel, slot, token, !conflict);
 	SpeculativeInsertionLockRelease(xid);
 	return !conflict;
@@ -279,8 +279,8 @@ oi_update(OiTable *table, TupleTableSlot *newslot, Bitmapset *changed)
 	TM_FailureData failure;
 	TM_Result	result;
 	LockTupleMode lockmode;
-	bool		update_indexes;
-	List	   *recheck = NIL;
+	OiUpdateIndexes update_indexes;
+	List	   *recheck;
 	EPQState	epq;
 
 	prepare_to_write(table, false);
@@ -288,11 +288,11 @@ oi_update(OiTable *table, TupleTableSlot *newslot, Bitmapset *changed)
 								  table->estate, changed);
 	transitions = begin_statement(table, CMD_UPDATE);
 
-	EvalPlanQualInit(&epq, table->estate, NULL, NIL, -1);
+	oi_compat_init_epq(&epq, table->estate);
 	if (table->rri->ri_TrigDesc &&
 		table->rri->ri_TrigDesc->trig_update_before_row &&
-		!ExecBRUpdateTriggers(table->estate, &epq, table->rri, &tid, NULL,
-							  newslot, NULL))
+		!oi_compat_before_update(table->estate, &epq, table->rri, &tid,
+								 newslot))
 		report_suppressed(table);
 
 	newslot->tts_tableOid = RelationGetRelid(table->rel);
@@ -310,9 +310,8 @@ oi_update(OiTable *table, TupleTableSlot *newslot, Bitmapset *changed)
 	if (result != TM_Ok)
 		elog(ERROR, "unexpected table_tuple_update status: %u", result);
 
-	if (table->rri->ri_NumIndices > 0 && update_indexes)
-		recheck = ExecInsertIndexTuples(table->rri, newslot, table->estate,
-										true, false, NULL, NIL);
+	recheck = oi_compat_index_updated(table->rri, newslot, table->estate,
+									  update_indexes);
 	ExecARUpdateTriggers(table->estate, table->rri, NULL, NULL, &tid, NULL,
 						 newslot, recheck, transitions, false);
 	EvalPlanQualEnd(&epq);

@@ -25,6 +25,7 @@
 
 #include <signal.h>
 
+#include "compat.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "shmem.h"
@@ -264,7 +265,7 @@ oi_shmem_attach_launcher(void)
 	before_shmem_exit(detach_launcher, (Datum) 0);
 
 	LWLockAcquire(oi_shared->lock, LW_EXCLUSIVE);
-	oi_shared->launcher = MyProc->pgprocno;
+	oi_shared->launcher = oi_compat_proc_number();
 	oi_shared->scan_all = true;
 	LWLockRelease(oi_shared->lock);
 }

@@ -9,6 +9,7 @@
  */
 #include "postgres.h"
 
+#include "compat.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "shmem.h"
@@ -75,7 +76,7 @@ oi_slot_attach(int index, Oid dboid, int32 subscription, Oid *owner)
 	if (ok)
 	{
 		slot->pid = MyProcPid;
-		slot->pgprocno = MyProc->pgprocno;
+		slot->pgprocno = oi_compat_proc_number();
 		slot->state = OI_WORKER_STARTING;
 		slot->started_at = GetCurrentTimestamp();
 		*owner = slot->owner;

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "order_sink.h"
@@ -210,7 +211,7 @@ oi_check_server(const ForeignServer *server, const ForeignDataWrapper *wrapper,
 				 errdetail("Its foreign-data wrapper is \"%s\".", wrapper->fdwname),
 				 errhint("Create the server with a foreign-data wrapper such as order_idempotency_file.")));
 
-	aclresult = pg_foreign_server_aclcheck(server->serverid, owner, ACL_USAGE);
+	aclresult = oi_compat_server_aclcheck(server->serverid, owner, ACL_USAGE);
 	if (aclresult != ACLCHECK_OK)
 		aclcheck_error(aclresult, OBJECT_FOREIGN_SERVER, server->servername);
 

@@ -15,6 +15,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "compat.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
 #include "utils/memutils.h"
@@ -67,7 +68,7 @@ oi_wait_for(OiWait *wait, const OiBusy *busy)
 		SpeculativeInsertionWait(busy->xid, busy->spec_token);
 		return true;
 	}
-	if (ConditionalXactLockTableWait(busy->xid))
+	if (oi_compat_xact_has_ended(busy->xid))
 		return true;
 	return oi_wait_in_callback(wait, wait_for_xid,
 							   unconstify(OiBusy *, busy));

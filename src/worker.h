@@ -8,6 +8,8 @@
 #ifndef OI_WORKER_H
 #define OI_WORKER_H
 
+#include "compat.h"
+
 /* what the launcher tells a worker in bgw_extra; bgw_main_arg is the slot */
 typedef struct OiWorkerArgs
 {
@@ -15,6 +17,6 @@ typedef struct OiWorkerArgs
 	int32		subscription;
 } OiWorkerArgs;
 
-extern PGDLLEXPORT void oi_worker_main(Datum arg) pg_attribute_noreturn();
+OI_NORETURN extern PGDLLEXPORT void oi_worker_main(Datum arg);
 
 #endif							/* OI_WORKER_H */

@@ -44,7 +44,8 @@ http_secret_parse(const char *text)
 
 	room = pg_b64_dec_len(strlen(text));
 	secret = palloc(offsetof(HttpSecret, bytes) + room);
-	secret->len = pg_b64_decode(text, strlen(text), (char *) secret->bytes, room);
+	/* bytes are char in some releases, uint8 in others */
+	secret->len = pg_b64_decode(text, strlen(text), (void *) secret->bytes, room);
 	if (secret->len <= 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
@@ -82,7 +83,7 @@ http_sign(const HttpSecret *secret, const char *id, const char *body, HttpSignat
 	pg_hmac_free(hmac);
 
 	strcpy(signature->value, SCHEME);
-	len = pg_b64_encode((char *) digest, sizeof(digest), signature->value + strlen(SCHEME),
+	len = pg_b64_encode((void *) digest, sizeof(digest), signature->value + strlen(SCHEME),
 						sizeof(signature->value) - strlen(SCHEME) - 1);
 	Assert(len > 0);
 	signature->value[strlen(SCHEME) + len] = '\0';
