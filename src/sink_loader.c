@@ -10,7 +10,10 @@
  * of the library directory.
  *
  * An ERROR in a sink ends the call, never the worker: it is caught here, and
- * the worker tries again later.
+ * the worker tries again later.  Who writes a sink makes mistakes, so nothing
+ * that a callback leaves behind is left (sink_guard.c), none of its answers is
+ * used as it is (sink_outcome.c), and it does not have the time that it takes
+ * (sink_watch.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -25,18 +28,34 @@
 #include "fmgr.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
-#include "pgstat.h"
+#include "shmem.h"
+#include "sink_guard.h"
 #include "sink_loader.h"
-#include "storage/fd.h"
-#include "storage/lwlock.h"
-#include "storage/condition_variable.h"
+#include "sink_outcome.h"
+#include "sink_watch.h"
+#include "storage/ipc.h"
 #include "subscription.h"
 #include "utils/acl.h"
-#include "utils/hsearch.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+/* ms that a sink has to start in, and to shut down in */
+#define START_TIMEOUT 30000
+#define SHUTDOWN_TIMEOUT 3000
+
+/* a sink whose calls end in this many errors in a row is started anew */
+#define ERRORS_MOST 5
+
+/* bytes that a sink may leave outside of its own memory, before its worker ends */
+#define LEAKED_MOST (128 * 1024 * 1024)
+
+/* is a callback running? */
+static bool in_callback = false;
+
+/* what was called before us with what goes to the log */
+static emit_log_hook_type next_log_hook = NULL;
 
 /*
  * The value of an option, or NULL.
@@ -128,8 +147,8 @@ read_server(OiSink *sink, const OiSubscription *sub, Oid owner)
 
 	old = MemoryContextSwitchTo(sink->state.context);
 	sink->library = pstrdup(wrapper->fdwname);
-	sink->state.subscription = sub->name;
-	sink->state.topic = sub->topic;
+	sink->state.subscription = pstrdup(sub->name);
+	sink->state.topic = pstrdup(sub->topic);
 	sink->state.source = oi_cloudevent_source(get_database_name(MyDatabaseId));
 	sink->state.options = copyObject(server->options);
 	sink->state.user_options = copyObject(user_options(owner, server->serverid));
@@ -137,96 +156,131 @@ read_server(OiSink *sink, const OiSubscription *sub, Oid owner)
 }
 
 /*
- * Sinks are called outside of transactions.  What the server's functions keep
- * account of (crypto contexts, for example) has an owner all the same.
+ * A message goes to the log: if it is the last one of this process, and comes out
+ * of a callback, have the subscription's state show it too.
  */
-static ResourceOwner sink_owner = NULL;
+static void
+note_fatal(ErrorData *edata)
+{
+	if (in_callback && edata->elevel == FATAL && edata->message != NULL &&
+		edata->sqlerrcode != ERRCODE_ADMIN_SHUTDOWN)
+	{
+		in_callback = false;
+		oi_slot_note_error(edata->message);
+	}
+	if (next_log_hook)
+		next_log_hook(edata);
+}
 
 /*
  * Before a callback.
  */
 static void
-enter_sink(void)
+enter_callback(OiGuard *guard)
 {
-	if (sink_owner == NULL)
-		sink_owner = ResourceOwnerCreate(NULL, "order_idempotency sink");
-	CurrentResourceOwner = sink_owner;
+	static bool hooked = false;
+
+	if (!hooked)
+	{
+		next_log_hook = emit_log_hook;
+		emit_log_hook = note_fatal;
+		hooked = true;
+	}
+	oi_guard_enter(guard);
+	in_callback = true;
 }
 
 /*
- * After it: release what it left; it should have left nothing where it was ok.
+ * After one that returned.  What it left is said once for each start of a
+ * sink.
  */
 static void
-leave_sink(bool ok)
+leave_callback(OiSink *sink, const OiGuard *guard)
 {
-	if (sink_owner == NULL)		/* the error came before the first callback */
-		return;
-	ResourceOwnerRelease(sink_owner, RESOURCE_RELEASE_BEFORE_LOCKS, ok, true);
-	ResourceOwnerRelease(sink_owner, RESOURCE_RELEASE_LOCKS, ok, true);
-	ResourceOwnerRelease(sink_owner, RESOURCE_RELEASE_AFTER_LOCKS, ok, true);
-	CurrentResourceOwner = NULL;
+	const char *left;
+
+	(void) oi_watch_stop();
+	left = oi_guard_leave(guard);
+	in_callback = false;
+	if (left != NULL && !sink->warned)
+	{
+		sink->warned = true;
+		ereport(WARNING,
+				(errcode(ERRCODE_FDW_ERROR),
+				 errmsg("sink library \"%s\" left %s", sink->library, left),
+				 errdetail("This was undone.")));
+	}
 }
 
 /*
- * Clean up after an ERROR outside of what a transaction would clean up, and
- * return its message in the given context.
+ * After an ERROR, from a callback or before one: what to say of it, in the
+ * context from before.
  */
 static char *
-recover(MemoryContext context)
+recover(OiSink *sink, const OiGuard *guard)
 {
-	ErrorData  *edata;
+	bool		overdue = oi_watch_stop();
+	ErrorData  *edata = oi_guard_recover(guard);
 	char	   *message;
 
-	HOLD_INTERRUPTS();
-	MemoryContextSwitchTo(context);
-	edata = CopyErrorData();
-	FlushErrorState();
-	AbortOutOfAnyTransaction();
-	leave_sink(false);
-	LWLockReleaseAll();
-	ConditionVariableCancelSleep();
-	pgstat_report_wait_end();
-	AtEOXact_Files(false);
-	AtEOXact_HashTables(false);
-	MemoryContextSwitchTo(context);
-	if (edata->detail != NULL)
+	in_callback = false;
+	if (overdue && edata->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		message = pstrdup("sink did not return by its deadline");
+	else if (edata->detail != NULL)
 		message = psprintf("%s (%s)", edata->message, edata->detail);
 	else
 		message = pstrdup(edata->message);
 	FreeErrorData(edata);
-	RESUME_INTERRUPTS();
 
-	return message;
+	return oi_outcome_text(&sink->state, message);
+}
+
+/*
+ * Ask the sink to start, within a guard.
+ */
+static void
+call_startup(OiSink *sink, const char *server)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), START_TIMEOUT);
+	const char *missing = NULL;
+
+	if (sigsetjmp(oi_watch_escape, 0) != 0)
+	{
+		sink->entered = false;
+		oi_watch_abandon(sink->library);
+	}
+	oi_watch_start(deadline);
+	if (sink->callbacks->check_configured)
+		missing = sink->callbacks->check_configured(&sink->state);
+	if (missing != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("server \"%s\" is not configured: %s", server, missing)));
+	sink->entered = true;
+	if (sink->callbacks->startup)
+		sink->callbacks->startup(&sink->state);
 }
 
 /*
  * The steps of starting a sink; any may raise an ERROR.
  */
 static void
-start_steps(OiSink *sink, const OiSubscription *sub, Oid owner, MemoryContext context)
+start_steps(OiSink *sink, const OiSubscription *sub, Oid owner)
 {
-	const char *missing = NULL;
+	OiGuard		guard;
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	read_server(sink, sub, owner);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	MemoryContextSwitchTo(context);
 
+	MemoryContextSwitchTo(sink->state.context);
+	enter_callback(&guard);
 	load_library(sink);
-	enter_sink();
-	if (sink->callbacks->check_configured)
-		missing = sink->callbacks->check_configured(&sink->state);
-	if (missing != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("server \"%s\" is not configured: %s", sub->server, missing)));
-	sink->entered = true;
-	if (sink->callbacks->startup)
-		sink->callbacks->startup(&sink->state);
+	call_startup(sink, sub->server);
+	leave_callback(sink, &guard);
 	sink->started = true;
-	leave_sink(true);
 }
 
 /*
@@ -237,18 +291,20 @@ bool
 oi_sink_start(OiSink *sink, const OiSubscription *sub, Oid owner, char **error)
 {
 	MemoryContext context = CurrentMemoryContext;
+	OiGuard		guard;
 
 	oi_sink_stop(sink);
 	sink->state.context = AllocSetContextCreate(TopMemoryContext,
 												"order_idempotency sink",
 												ALLOCSET_DEFAULT_SIZES);
+	oi_guard_enter(&guard);
 	PG_TRY();
 	{
-		start_steps(sink, sub, owner, context);
+		start_steps(sink, sub, owner);
 	}
 	PG_CATCH();
 	{
-		*error = recover(context);
+		*error = recover(sink, &guard);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
@@ -272,10 +328,75 @@ take_out_delivered(OiBatch *batch, char **error)
 		if (event->outcome == OI_SINK_DELIVERED)
 			continue;
 		if (*error == NULL)
-			*error = pstrdup(event->reason ? event->reason : "event not delivered");
+			*error = pstrdup(event->reason);
 		batch->events[left++] = *event;
 	}
 	batch->n = left;
+}
+
+/*
+ * Have the sink deliver, within a guard.
+ */
+static void
+call_deliver(OiSink *sink, OiSinkEvent *events, int n, TimestampTz deadline)
+{
+	OiGuard		guard;
+
+	enter_callback(&guard);
+	if (sigsetjmp(oi_watch_escape, 0) != 0)
+	{
+		sink->entered = false;
+		oi_watch_abandon(sink->library);
+	}
+	oi_watch_start(deadline);
+	sink->callbacks->deliver(&sink->state, events, n, deadline);
+	leave_callback(sink, &guard);
+}
+
+/*
+ * How much memory there is outside of the sink's own.
+ */
+static Size
+memory_of_others(const OiSink *sink)
+{
+	return MemoryContextMemAllocated(TopMemoryContext, true) -
+		MemoryContextMemAllocated(sink->state.context, true);
+}
+
+/*
+ * Count what a call left outside of the sink's memory, by what there was before
+ * it.  A sink whose own memory has grown too large is stopped, to be
+ * started anew.
+ */
+static void
+check_memory(OiSink *sink, Size before)
+{
+	Size		after = memory_of_others(sink);
+	Size		own = MemoryContextMemAllocated(sink->state.context, true);
+
+	sink->leaked += (int64) after - (int64) before;
+	if (own > OI_SINK_MAX_MEMORY)
+	{
+		ereport(LOG,
+				(errmsg("sink library \"%s\" is started anew, since it holds %zu MB of memory",
+						sink->library, own / (1024 * 1024))));
+		oi_sink_stop(sink);
+	}
+}
+
+/*
+ * What was leaked can only be let go of with the process.  That ends where
+ * nothing is delivered and not recorded.
+ */
+static void
+end_if_leaking(const OiSink *sink)
+{
+	if (sink->leaked > LEAKED_MOST)
+		ereport(FATAL,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("sink library \"%s\" leaked %lld MB of memory", sink->library,
+						(long long) sink->leaked / (1024 * 1024)),
+				 errdetail("Its worker ends, and another one is started.")));
 }
 
 /*
@@ -287,27 +408,37 @@ bool
 oi_sink_deliver(OiSink *sink, OiBatch *batch, TimestampTz deadline, char **error)
 {
 	MemoryContext context = CurrentMemoryContext;
-	MemoryContext scratch = AllocSetContextCreate(context, "order_idempotency delivery",
-												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext scratch;
+	OiSinkEvent *events;
+	OiGuard		guard;
+	Size		memory;
 
+	end_if_leaking(sink);
 	*error = NULL;
+	memory = memory_of_others(sink);
+	scratch = AllocSetContextCreate(context, "order_idempotency delivery", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(scratch);
+	events = palloc(sizeof(OiSinkEvent) * batch->n);
+	memcpy(events, batch->events, sizeof(OiSinkEvent) * batch->n);
 	for (int i = 0; i < batch->n; i++)
 	{
-		batch->events[i].outcome = OI_SINK_RETRY;
-		batch->events[i].reason = NULL;
-		batch->events[i].retry_after = 0;
+		events[i].outcome = OI_SINK_RETRY;
+		events[i].reason = NULL;
+		events[i].retry_after = 0;
 	}
 
-	MemoryContextSwitchTo(scratch);
+	oi_guard_enter(&guard);
 	PG_TRY();
 	{
-		enter_sink();
-		sink->callbacks->deliver(&sink->state, batch->events, batch->n, deadline);
-		leave_sink(true);
+		call_deliver(sink, events, batch->n, deadline);
+		oi_outcome_take(&sink->state, batch->events, events, batch->n);
+		sink->errors = 0;
 	}
 	PG_CATCH();
 	{
-		*error = recover(context);
+		MemoryContextSwitchTo(context);
+		*error = recover(sink, &guard);
+		sink->errors++;
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
@@ -315,21 +446,63 @@ oi_sink_deliver(OiSink *sink, OiBatch *batch, TimestampTz deadline, char **error
 	if (*error == NULL)
 		take_out_delivered(batch, error);
 	MemoryContextDelete(scratch);
+	check_memory(sink, memory);
+	if (sink->errors >= ERRORS_MOST)
+		oi_sink_stop(sink);
 
 	return *error == NULL;
 }
 
 /*
- * Stop the sink, if it was started at all, and forget its state.
+ * Have the sink shut down, within a guard.
+ */
+static void
+call_shutdown(OiSink *sink)
+{
+	OiGuard		guard;
+
+	enter_callback(&guard);
+	if (sigsetjmp(oi_watch_escape, 0) == 0)
+	{
+		oi_watch_start(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), SHUTDOWN_TIMEOUT));
+		sink->callbacks->shutdown(&sink->state);
+		leave_callback(sink, &guard);
+	}
+	else if (proc_exit_inprogress)
+		oi_watch_abandon_exiting(sink->library);
+	else
+		oi_watch_abandon(sink->library);
+}
+
+/*
+ * Stop the sink, if it was started at all, and forget its state.  An error is
+ * only told: the sink is gone all the same.
  */
 void
 oi_sink_stop(OiSink *sink)
 {
+	OiGuard		guard;
+
 	if (sink->entered && sink->callbacks->shutdown)
 	{
-		enter_sink();
-		sink->callbacks->shutdown(&sink->state);
-		leave_sink(true);
+		sink->entered = false;
+		oi_guard_enter(&guard);
+		PG_TRY();
+		{
+			call_shutdown(sink);
+		}
+		PG_CATCH();
+		{
+			char	   *error = recover(sink, &guard);
+
+			ereport(WARNING,
+					(errcode(ERRCODE_FDW_ERROR),
+					 errmsg("sink library \"%s\" failed to shut down: %s",
+							sink->library, error)));
+			pfree(error);
+		}
+		PG_END_TRY();
+		MemoryContextSwitchTo(guard.context);
 	}
 	if (sink->state.context != NULL)
 		MemoryContextDelete(sink->state.context);

@@ -17,14 +17,17 @@ typedef struct OiSink
 	const OiSinkCallbacks *callbacks;	/* NULL: not loaded */
 	bool		entered;		/* startup was called: shutdown has to be */
 	bool		started;		/* startup returned */
+	bool		warned;			/* of what its callbacks leave behind */
+	int			errors;			/* of deliver, in a row */
+	int64		leaked;			/* bytes, outside of state.context */
 	char	   *library;
 	OiSinkState state;
 } OiSink;
 
 extern bool oi_sink_start(OiSink *sink, const OiSubscription *sub, Oid owner,
 						  char **error);
-extern bool oi_sink_deliver(OiSink *sink, OiBatch *batch, TimestampTz deadline,
-							char **error);
+extern bool oi_sink_deliver(OiSink *sink, OiSinkEvent *events, int n,
+							TimestampTz deadline, char **error);
 extern void oi_sink_stop(OiSink *sink);
 
 #endif							/* OI_SINK_LOADER_H */

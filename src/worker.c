@@ -338,11 +338,37 @@ ready_sink(char **error)
 }
 
 /*
+ * Take the events delivered out of the batch.  The reason of the first that
+ * was not, or NULL.
+ */
+static const char *
+take_out_delivered(OiBatch *batch)
+{
+	const char *reason = NULL;
+	int			left = 0;
+
+	for (int i = 0; i < batch->n; i++)
+	{
+		const OiSinkEvent *event = &batch->events[i];
+
+		if (event->outcome == OI_SINK_DELIVERED)
+			continue;
+		if (reason == NULL)
+			reason = event->reason ? event->reason : "event not delivered";
+		batch->events[left++] = *event;
+	}
+	batch->n = left;
+
+	return reason;
+}
+
+/*
  * Deliver what is left of the batch, and record what went out.
  */
 static void
 deliver_batch(void)
 {
+	const char *reason = NULL;
 	char	   *error = NULL;
 	int			before = worker.batch->n;
 	bool		ok;
@@ -352,9 +378,10 @@ deliver_batch(void)
 	oi_slot_set_state(OI_WORKER_DELIVERING);
 
 	ok = ready_sink(&error) &&
-		oi_sink_deliver(&worker.sink, worker.batch,
+		oi_sink_deliver(&worker.sink, worker.batch->events, worker.batch->n,
 						TimestampTzPlusMilliseconds(GetCurrentTimestamp(), DELIVERY_TIMEOUT),
 						&error);
+	reason = ok ? take_out_delivered(worker.batch) : error;
 	if (worker.batch->n < before)
 	{
 		oi_drain_advance(&worker.cursor, worker.batch);
@@ -363,8 +390,8 @@ deliver_batch(void)
 	if (worker.batch->n == 0)
 		worker.batch = NULL;
 
-	if (!ok)
-		retry_later(error);
+	if (reason != NULL)
+		retry_later(reason);
 	else
 	{
 		worker.failures = 0;
