@@ -225,6 +225,52 @@ Errors: 25001 inside a transaction block; 22023 retention is negative; 55P03 a c
 end; 25006 read-only transaction or standby.';
 
 ----------------------------------------------------------------------------
+-- Payment deadlines are acted upon; orders are purged
+----------------------------------------------------------------------------
+
+CREATE TABLE deadline_failures (
+	order_key text COLLATE "C" NOT NULL PRIMARY KEY,
+	failures int NOT NULL,
+	failed_at timestamptz NOT NULL,
+	sqlstate text COLLATE "C" NOT NULL,
+	message text COLLATE "C" NOT NULL
+);
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.deadline_failures', '');
+REVOKE ALL ON TABLE deadline_failures FROM PUBLIC;
+REVOKE ALL ON TYPE deadline_failures FROM PUBLIC;
+COMMENT ON TABLE payment_deadlines IS
+'until when orders have to leave their initial state; written by create_order, acted upon by the maintenance process';
+COMMENT ON COLUMN payment_deadlines.due_at IS 'the deadline, or when the next attempt is';
+COMMENT ON TABLE deadline_failures IS
+'orders that could not be cancelled when their payment deadline was over, as a rule because of a trigger of yours; tried again, and deleted when it is done';
+COMMENT ON COLUMN deadline_failures.order_key IS 'the order';
+COMMENT ON COLUMN deadline_failures.failures IS 'how many attempts failed';
+COMMENT ON COLUMN deadline_failures.failed_at IS 'when the last one did; the next one is at due_at in payment_deadlines';
+COMMENT ON COLUMN deadline_failures.sqlstate IS 'the SQLSTATE of the last error';
+COMMENT ON COLUMN deadline_failures.message IS 'the message of the last error';
+COMMENT ON CONSTRAINT deadline_failures_pkey ON deadline_failures IS 'one row for each order';
+
+CREATE FUNCTION purge_orders(before timestamptz, max int)
+	RETURNS bigint
+	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 10000
+	AS 'MODULE_PATHNAME', 'oi_purge_orders';
+REVOKE ALL ON FUNCTION purge_orders FROM PUBLIC;
+COMMENT ON TRIGGER guard_removal ON orders IS 'refuses DELETE (OI003), but by purge_orders';
+COMMENT ON FUNCTION purge_orders IS
+'Removes orders that are final and did not change since then, and whose events every subscription has behind it; returns how
+many. Their keys are new afterwards: a repeat of a create_order from before makes another order, so let before be longer ago
+than anybody may still repeat anything. The ledger keeps its rows.
+
+before  orders that changed at that time or later stay
+max     how many at most, from 1 on; a call takes time and locks in proportion
+
+An order goes if its state has no way out in the lifecycle in force, or it is a tombstone. Orders that somebody has locked are
+passed over. Triggers and foreign keys on orders are honoured, as for a DELETE of the caller''s. A notice names the
+subscription that holds most back, where no order could go.
+Errors: 22004 null; 22023 max is less than 1; 23503 a foreign key of yours refers to an order; 09000 a trigger of yours
+suppressed a removal; 25006 read-only transaction or standby.';
+
+----------------------------------------------------------------------------
 -- Roles
 ----------------------------------------------------------------------------
 
@@ -239,13 +285,14 @@ BEGIN
 	EXECUTE format('GRANT USAGE ON SCHEMA order_idempotency TO %s', role);
 	EXECUTE format('GRANT SELECT ON order_idempotency.abandoned_claims, '
 				   'order_idempotency.account_balance, order_idempotency.current_lifecycle, '
-				   'order_idempotency.subscription_status, order_idempotency.key_store TO %s', role);
+				   'order_idempotency.subscription_status, order_idempotency.key_store, '
+				   'order_idempotency.deadline_failures TO %s', role);
 	EXECUTE format('GRANT EXECUTE ON FUNCTION order_idempotency.default_lifecycle, '
 				   'order_idempotency.subscription_workers, order_idempotency.key_retention TO %s', role);
 END
 $$;
 COMMENT ON FUNCTION grant_monitor IS
-'Grants a role what monitoring needs: SELECT on abandoned_claims, account_balance, current_lifecycle, subscription_status and key_store. Errors as in grant_application.';
+'Grants a role what monitoring needs: SELECT on abandoned_claims, account_balance, current_lifecycle, deadline_failures, subscription_status and key_store. Errors as in grant_application.';
 
 CREATE OR REPLACE FUNCTION grant_operator(role regrole) RETURNS void
 	LANGUAGE plpgsql VOLATILE
@@ -259,9 +306,9 @@ BEGIN
 				   'order_idempotency.subscriptions, order_idempotency.subscription_cursors TO %s', role);
 	EXECUTE format('GRANT EXECUTE ON FUNCTION order_idempotency.get_order, order_idempotency.order_history, '
 				   'order_idempotency.create_subscription, order_idempotency.drop_subscription, '
-				   'order_idempotency.resume_subscription TO %s', role);
+				   'order_idempotency.resume_subscription, order_idempotency.purge_orders TO %s', role);
 	EXECUTE format('GRANT EXECUTE ON PROCEDURE order_idempotency.rotate_keys TO %s', role);
 END
 $$;
 COMMENT ON FUNCTION grant_operator IS
-'Grants a role what operation needs: all of grant_monitor, SELECT on every table, get_order, order_history, create_subscription, drop_subscription, resume_subscription and rotate_keys. Errors as in grant_application.';
+'Grants a role what operation needs: all of grant_monitor, SELECT on every table, get_order, order_history, create_subscription, drop_subscription, resume_subscription, purge_orders and rotate_keys. Errors as in grant_application.';

@@ -290,6 +290,13 @@ CREATE TABLE payment_deadlines (
 	due_at timestamptz NOT NULL
 );
 CREATE INDEX payment_deadlines_due ON payment_deadlines (due_at);
+CREATE TABLE deadline_failures (
+	order_key text COLLATE "C" NOT NULL PRIMARY KEY,
+	failures int NOT NULL,
+	failed_at timestamptz NOT NULL,
+	sqlstate text COLLATE "C" NOT NULL,
+	message text COLLATE "C" NOT NULL
+);
 
 CREATE FUNCTION create_order(key text, amount bigint, currency text, account text = NULL, payload jsonb = NULL,
 							 pay_within interval = NULL, headers jsonb = NULL, on_conflict text = 'error')
@@ -308,6 +315,11 @@ CREATE FUNCTION cancel_order(key text, reason text = NULL, request_key text = NU
 	RETURNS order_result
 	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100
 	AS 'MODULE_PATHNAME', 'oi_cancel_order';
+
+CREATE FUNCTION purge_orders(before timestamptz, max int)
+	RETURNS bigint
+	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 10000
+	AS 'MODULE_PATHNAME', 'oi_purge_orders';
 
 CREATE FUNCTION get_order(key text, OUT order_key text, OUT state text, OUT version int, OUT amount bigint,
 						  OUT currency text, OUT account text, OUT money_status text, OUT payload jsonb,
@@ -538,7 +550,8 @@ BEGIN
 	EXECUTE format('GRANT USAGE ON SCHEMA order_idempotency TO %s', role);
 	EXECUTE format('GRANT SELECT ON order_idempotency.abandoned_claims, '
 				   'order_idempotency.account_balance, order_idempotency.current_lifecycle, '
-				   'order_idempotency.subscription_status, order_idempotency.key_store TO %s', role);
+				   'order_idempotency.subscription_status, order_idempotency.key_store, '
+				   'order_idempotency.deadline_failures TO %s', role);
 	EXECUTE format('GRANT EXECUTE ON FUNCTION order_idempotency.default_lifecycle, '
 				   'order_idempotency.subscription_workers, order_idempotency.key_retention TO %s', role);
 END
@@ -556,7 +569,7 @@ BEGIN
 				   'order_idempotency.subscriptions, order_idempotency.subscription_cursors TO %s', role);
 	EXECUTE format('GRANT EXECUTE ON FUNCTION order_idempotency.get_order, order_idempotency.order_history, '
 				   'order_idempotency.create_subscription, order_idempotency.drop_subscription, '
-				   'order_idempotency.resume_subscription TO %s', role);
+				   'order_idempotency.resume_subscription, order_idempotency.purge_orders TO %s', role);
 	EXECUTE format('GRANT EXECUTE ON PROCEDURE order_idempotency.rotate_keys TO %s', role);
 END
 $$;
@@ -570,7 +583,6 @@ SELECT pg_catalog.pg_extension_config_dump('order_idempotency.claims_0', '');
 SELECT pg_catalog.pg_extension_config_dump('order_idempotency.claims_1', '');
 SELECT pg_catalog.pg_extension_config_dump('order_idempotency.claims_2', '');
 SELECT pg_catalog.pg_extension_config_dump('order_idempotency.claims_3', '');
-SELECT pg_catalog.pg_extension_config_dump('order_idempotency.longest_lease', '');
 SELECT pg_catalog.pg_extension_config_dump('order_idempotency.lifecycle', '');
 SELECT pg_catalog.pg_extension_config_dump('order_idempotency.orders', '');
 SELECT pg_catalog.pg_extension_config_dump('order_idempotency.payment_deadlines', '');
@@ -583,6 +595,8 @@ SELECT pg_catalog.pg_extension_config_dump('order_idempotency.outbox_3', '');
 SELECT pg_catalog.pg_extension_config_dump('order_idempotency.subscription_id', '');
 SELECT pg_catalog.pg_extension_config_dump('order_idempotency.subscriptions', '');
 SELECT pg_catalog.pg_extension_config_dump('order_idempotency.subscription_cursors', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.longest_lease', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.deadline_failures', '');
 
 REVOKE ALL ON ALL TABLES IN SCHEMA order_idempotency FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA order_idempotency FROM PUBLIC;
@@ -814,7 +828,7 @@ COMMENT ON CONSTRAINT guard_currency ON orders IS 'three capital letters, as in 
 COMMENT ON TRIGGER guard_change ON orders IS 'completes a change of state: version, money status, history';
 COMMENT ON TRIGGER U&"\0001guard_verify" ON orders IS
 'verifies a change as it was stored against the lifecycle and the columns that never change (OI003), then writes ledger and event';
-COMMENT ON TRIGGER guard_removal ON orders IS 'refuses DELETE (OI003)';
+COMMENT ON TRIGGER guard_removal ON orders IS 'refuses DELETE (OI003), but by purge_orders';
 COMMENT ON TRIGGER guard_truncate ON orders IS 'refuses TRUNCATE (OI003)';
 COMMENT ON FUNCTION guard_change() IS 'trigger of table orders, BEFORE UPDATE: raises the version, moves the money status and adds a step to the history';
 COMMENT ON FUNCTION guard_verify() IS
@@ -822,10 +836,18 @@ COMMENT ON FUNCTION guard_verify() IS
 COMMENT ON FUNCTION guard_removal() IS 'trigger of table orders, BEFORE DELETE or TRUNCATE: refuses (OI003), since an order is the memory of its key';
 
 COMMENT ON TABLE payment_deadlines IS
-'until when orders have to leave their initial state; recorded by create_order, no process of version 1.0 acts on it';
+'until when orders have to leave their initial state; written by create_order, acted upon by the maintenance process';
 COMMENT ON COLUMN payment_deadlines.order_key IS 'the order';
-COMMENT ON COLUMN payment_deadlines.due_at IS 'the deadline';
+COMMENT ON COLUMN payment_deadlines.due_at IS 'the deadline, or when the next attempt is';
 COMMENT ON INDEX payment_deadlines_due IS 'finds the deadlines that have passed';
+COMMENT ON TABLE deadline_failures IS
+'orders that could not be cancelled when their payment deadline was over, as a rule because of a trigger of yours; tried again, and deleted when it is done';
+COMMENT ON COLUMN deadline_failures.order_key IS 'the order';
+COMMENT ON COLUMN deadline_failures.failures IS 'how many attempts failed';
+COMMENT ON COLUMN deadline_failures.failed_at IS 'when the last one did; the next one is at due_at in payment_deadlines';
+COMMENT ON COLUMN deadline_failures.sqlstate IS 'the SQLSTATE of the last error';
+COMMENT ON COLUMN deadline_failures.message IS 'the message of the last error';
+COMMENT ON CONSTRAINT deadline_failures_pkey ON deadline_failures IS 'one row for each order';
 
 COMMENT ON FUNCTION create_order IS
 'Creates an order with its hold of the money and its event. A repeat of the call gets "replayed".
@@ -886,6 +908,19 @@ in_progress  another transaction holds the order after order_idempotency.in_flig
 missing      there is no such order (error OI004)
 
 Errors besides: as in create_order.';
+COMMENT ON FUNCTION purge_orders IS
+'Removes orders that are final and did not change since then, and whose events every subscription has behind it; returns how
+many. Their keys are new afterwards: a repeat of a create_order from before makes another order, so let before be longer ago
+than anybody may still repeat anything. The ledger keeps its rows.
+
+before  orders that changed at that time or later stay
+max     how many at most, from 1 on; a call takes time and locks in proportion
+
+An order goes if its state has no way out in the lifecycle in force, or it is a tombstone. Orders that somebody has locked are
+passed over. Triggers and foreign keys on orders are honoured, as for a DELETE of the caller''s. A notice names the
+subscription that holds most back, where no order could go.
+Errors: 22004 null; 22023 max is less than 1; 23503 a foreign key of yours refers to an order; 09000 a trigger of yours
+suppressed a removal; 25006 read-only transaction or standby.';
 COMMENT ON FUNCTION get_order IS
 'An order, or no row. allowed_transitions has the states that it may go to now. Other columns as in table orders.
 Errors: 22004, 22001, 22023 for a null, over-long or empty key.';
@@ -1037,9 +1072,9 @@ COMMENT ON COLUMN subscription_status.detail IS 'why it is disarmed, and what to
 COMMENT ON FUNCTION grant_application IS
 'Grants a role what an application needs: EXECUTE on the functions of claims and orders and on emit_event; no table. Errors: 22004 null; 42501 not the owner''s to grant.';
 COMMENT ON FUNCTION grant_monitor IS
-'Grants a role what monitoring needs: SELECT on abandoned_claims, account_balance, current_lifecycle, subscription_status and key_store. Errors as in grant_application.';
+'Grants a role what monitoring needs: SELECT on abandoned_claims, account_balance, current_lifecycle, deadline_failures, subscription_status and key_store. Errors as in grant_application.';
 COMMENT ON FUNCTION grant_operator IS
-'Grants a role what operation needs: all of grant_monitor, SELECT on every table, get_order, order_history, create_subscription, drop_subscription, resume_subscription and rotate_keys. Errors as in grant_application.';
+'Grants a role what operation needs: all of grant_monitor, SELECT on every table, get_order, order_history, create_subscription, drop_subscription, resume_subscription, purge_orders and rotate_keys. Errors as in grant_application.';
 
 -- columns that other relations have from the first generation
 DO $$

@@ -206,6 +206,21 @@ oi_compat_before_update(EState *estate, EPQState *epq, ResultRelInfo *rri,
 #endif
 }
 
+/* Fires BEFORE DELETE triggers of a row; false if one suppressed the change. */
+static inline bool
+oi_compat_before_delete(EState *estate, EPQState *epq, ResultRelInfo *rri,
+						ItemPointer tid)
+{
+#if PG_VERSION_NUM >= 180000
+	return ExecBRDeleteTriggers(estate, epq, rri, tid, NULL, NULL, NULL, NULL,
+								false);
+#elif PG_VERSION_NUM >= 160000
+	return ExecBRDeleteTriggers(estate, epq, rri, tid, NULL, NULL, NULL, NULL);
+#else
+	return ExecBRDeleteTriggers(estate, epq, rri, tid, NULL, NULL);
+#endif
+}
+
 /* Makes index entries for a new row; for conflict and arbiters see there. */
 static inline List *
 oi_compat_index_new(ResultRelInfo *rri, TupleTableSlot *slot, EState *estate,

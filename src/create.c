@@ -23,6 +23,7 @@
 #include "lookup.h"
 #include "outbox.h"
 #include "rules.h"
+#include "xact.h"
 
 /* Sets a column of a row to be stored; 0 is null. */
 static void
@@ -141,6 +142,7 @@ insert_deadline(const OiOrderCall *call, const OiOrder *order)
 	values[0] = PointerGetDatum(order->key);
 	values[1] = TimestampTzGetDatum(due);
 	oi_insert_values(OI_REL_PAYMENT_DEADLINES, values, nulls);
+	oi_xact_note_deadline(due);
 }
 
 /* what the creation of an order needs to have its effects */

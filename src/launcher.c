@@ -6,12 +6,12 @@
  * One launcher for the server, connected to no database; it starts when
  * recovery has ended, so not in a standby, and at once at its promotion.
  *
- * A process can read the tables of one database only, so the launcher sends
- * scouts: workers that connect to one database, fill the slots of its
- * subscriptions, and exit.  One scout runs at a time.  All databases are
- * scouted when the launcher starts and then once a minute, which finds what a
- * restore brought in, or what was prepared and committed later; a database
- * whose subscriptions were changed by our functions is scouted at once.
+ * A process can read the tables of one database only, so the launcher has
+ * databases visited (maintenance.c), one at a time.  All are visited when the
+ * launcher starts and then once a minute, which finds what a restore brought
+ * in, or what was prepared and committed later; a database whose
+ * subscriptions were changed by our functions, or where something is due, is
+ * visited as soon as it is its turn.
  *
  * For each slot without a process the launcher starts a worker.  Every start
  * puts off the next one by a second, doubling to a minute while workers keep
@@ -25,30 +25,25 @@
  */
 #include "postgres.h"
 
-#include "access/heapam.h"
-#include "access/tableam.h"
-#include "access/xact.h"
 #include "backoff.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_database.h"
+#include "databases.h"
 #include "guc.h"
 #include "launcher.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
-#include "relation.h"
 #include "shmem.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "subscription.h"
 #include "tcop/tcopprot.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "worker.h"
 
-/* ms between two looks at all databases */
+/* ms between two visits to all databases */
 #define SCAN_INTERVAL 60000
 
 /* ms between two starts of a worker for one slot: the first, and the most */
@@ -58,9 +53,6 @@
 /* ms until another try where the server has no process for a worker */
 #define NO_PROCESS_INTERVAL 5000
 
-/* pg_database.datconnlimit of a database whose creation or drop was cut short */
-#define INVALID_DATABASE (-2)
-
 /* s until the server starts the launcher again */
 #define LAUNCHER_RESTART 5
 
@@ -69,9 +61,10 @@ typedef struct Launcher
 {
 	MemoryContext context;
 	BackgroundWorkerHandle **workers;	/* by slot; NULL: none started */
-	BackgroundWorkerHandle *scout;
-	List	   *to_scout;		/* databases, as OIDs */
-	TimestampTz next_scan;		/* of all databases */
+	BackgroundWorkerHandle *visit;	/* NULL: none is going on */
+	Oid			visiting;		/* where that is */
+	List	   *queue;			/* databases to visit, as OIDs */
+	TimestampTz next_scan;		/* when all join it */
 	bool		no_process;		/* the last start failed */
 } Launcher;
 
@@ -128,105 +121,65 @@ oi_launcher_register(void)
 }
 
 /*
- * The databases of this server, as a list of OIDs: all, or only those with
- * connections allowed that are no templates.
- */
-static List *
-list_databases(bool all, MemoryContext context)
-{
-	List	   *oids = NIL;
-	Relation	rel;
-	TableScanDesc scan;
-	HeapTuple	tuple;
-
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	rel = table_open(DatabaseRelationId, AccessShareLock);
-	scan = table_beginscan_catalog(rel, 0, NULL);
-	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
-	{
-		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
-		MemoryContext old;
-
-		CHECK_FOR_INTERRUPTS();
-		if (!all && (!database->datallowconn || database->datistemplate ||
-					 database->datconnlimit == INVALID_DATABASE))
-			continue;
-		old = MemoryContextSwitchTo(context);
-		oids = lappend_oid(oids, database->oid);
-		MemoryContextSwitchTo(old);
-	}
-	table_endscan(scan);
-	table_close(rel, AccessShareLock);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-
-	return oids;
-}
-
-/*
- * The database of a slot, or InvalidOid.
- */
-static Oid
-slot_database(int index)
-{
-	Oid			dboid;
-
-	LWLockAcquire(oi_shared->lock, LW_SHARED);
-	dboid = oi_shared->slots[index].dboid;
-	LWLockRelease(oi_shared->lock);
-
-	return dboid;
-}
-
-/*
- * Free the slots of databases that are no more.
+ * Let a database join the queue, unless it stands there.
  */
 static void
-forget_dropped_databases(void)
+enqueue(Launcher *launcher, Oid dboid)
 {
-	List	   *databases = list_databases(true, CurrentMemoryContext);
+	MemoryContext old = MemoryContextSwitchTo(launcher->context);
 
-	for (int i = 0; i < oi_shared->nslots; i++)
-	{
-		Oid			dboid = slot_database(i);
+	launcher->queue = list_append_unique_oid(launcher->queue, dboid);
+	MemoryContextSwitchTo(old);
+}
 
-		if (OidIsValid(dboid) && !list_member_oid(databases, dboid))
-			oi_shmem_sync_database(dboid, NULL, 0);
-	}
+/*
+ * Let all databases join the queue.  The one that is being visited begins anew.
+ */
+static void
+enqueue_all(Launcher *launcher)
+{
+	List	   *databases;
+	ListCell   *lc;
+
+	oi_forget_dropped_databases();
+	databases = oi_databases(false, CurrentMemoryContext);
+	foreach(lc, databases)
+		if (!oi_visit_request(lfirst_oid(lc)))
+		enqueue(launcher, lfirst_oid(lc));
 	list_free(databases);
+	launcher->next_scan = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													  SCAN_INTERVAL);
 }
 
 /*
- * Take over what sessions asked for, and look at everything when it is time.
+ * Take over what sessions asked for, and what is due.  Returns the time until
+ * more is, in ms.
  */
-static void
-collect_scans(Launcher *launcher)
+static long
+collect_visits(Launcher *launcher)
 {
 	Oid			dboid;
+	Oid			dboids[OI_MAX_DUES];
 	bool		all;
-	MemoryContext old;
+	int			n;
+	long		wait = SCAN_INTERVAL;
 
 	while (oi_shmem_next_scan(&dboid, &all))
 	{
 		if (all)
-		{
 			launcher->next_scan = 0;
-			break;
-		}
-		old = MemoryContextSwitchTo(launcher->context);
-		launcher->to_scout = list_append_unique_oid(launcher->to_scout, dboid);
-		MemoryContextSwitchTo(old);
+		else
+			enqueue(launcher, dboid);
 	}
-
 	if (GetCurrentTimestamp() >= launcher->next_scan)
-	{
-		forget_dropped_databases();
-		list_free(launcher->to_scout);
-		launcher->to_scout = list_databases(false, launcher->context);
-		launcher->next_scan = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-														  SCAN_INTERVAL);
-	}
+		enqueue_all(launcher);
+
+	n = oi_visit_collect(launcher->visiting, dboids, &wait);
+	for (int i = 0; i < n; i++)
+		enqueue(launcher, dboids[i]);
+
+	return Min(wait, TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+													 launcher->next_scan));
 }
 
 /*
@@ -274,24 +227,60 @@ start_process(Launcher *launcher, BackgroundWorker *worker,
 }
 
 /*
- * Send a scout to the next database, when the last one is back.  Returns for
- * how long nothing more can be done here, in ms.
+ * Take databases from the head of the queue that cannot be visited.
+ */
+static void
+drop_unreachable(Launcher *launcher)
+{
+	List	   *databases = oi_databases(false, CurrentMemoryContext);
+
+	while (launcher->queue != NIL &&
+		   !list_member_oid(databases, linitial_oid(launcher->queue)))
+	{
+		oi_visit_forget(linitial_oid(launcher->queue), false);
+		launcher->queue = list_delete_first(launcher->queue);
+	}
+	list_free(databases);
+}
+
+/*
+ * Has the last visit ended?
+ */
+static bool
+visit_has_ended(Launcher *launcher)
+{
+	if (launcher->visit != NULL && !has_ended(&launcher->visit))
+		return false;
+	launcher->visiting = InvalidOid;
+	return true;
+}
+
+/*
+ * Start the next visit, if there is none.  Returns for how long nothing more
+ * can be done here, in ms.
  */
 static long
-run_scouts(Launcher *launcher)
+run_visits(Launcher *launcher)
 {
 	BackgroundWorker worker;
+	Oid			dboid;
 
-	if (launcher->scout != NULL && !has_ended(&launcher->scout))
-		return SCAN_INTERVAL;
-	if (launcher->to_scout == NIL)
-		return SCAN_INTERVAL;
-
-	describe_worker(&worker, "scout", "oi_scout_main");
-	worker.bgw_main_arg = ObjectIdGetDatum(linitial_oid(launcher->to_scout));
-	if (!start_process(launcher, &worker, &launcher->scout))
-		return NO_PROCESS_INTERVAL;
-	launcher->to_scout = list_delete_first(launcher->to_scout);
+	if (launcher->queue != NIL && launcher->visit == NULL)
+		drop_unreachable(launcher);
+	if (launcher->queue != NIL && launcher->visit == NULL)
+	{
+		dboid = linitial_oid(launcher->queue);
+		describe_worker(&worker, "maintenance", "oi_maintenance_main");
+		snprintf(worker.bgw_name, BGW_MAXLEN,
+				 "order_idempotency maintenance of database %u", dboid);
+		worker.bgw_main_arg = ObjectIdGetDatum(dboid);
+		oi_visit_plan(dboid);
+		if (!start_process(launcher, &worker, &launcher->visit))
+			return NO_PROCESS_INTERVAL;
+		launcher->visiting = dboid;
+		launcher->queue = list_delete_first(launcher->queue);
+	}
+	oi_visit_set_waiting(launcher->queue != NIL);
 
 	return SCAN_INTERVAL;
 }
@@ -414,7 +403,7 @@ run_workers(Launcher *launcher)
 			note_no_process(i);
 	}
 	if (ended)
-		forget_dropped_databases();
+		oi_forget_dropped_databases();
 
 	return wait;
 }
@@ -451,11 +440,10 @@ oi_launcher_main(Datum arg)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 
-		collect_scans(&launcher);
-		wait = run_scouts(&launcher);
+		visit_has_ended(&launcher);
+		wait = collect_visits(&launcher);
+		wait = Min(wait, run_visits(&launcher));
 		wait = Min(wait, run_workers(&launcher));
-		wait = Min(wait, TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-														 launcher.next_scan));
 		MemoryContextSwitchTo(cycle);
 		MemoryContextReset(cycle);
 
@@ -463,29 +451,4 @@ oi_launcher_main(Datum arg)
 						 wait, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 	}
-}
-
-/*
- * Entry point of a scout: fill the slots of one database's subscriptions.
- */
-void
-oi_scout_main(Datum arg)
-{
-	OiFound    *found = NULL;
-	int			n = 0;
-
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
-	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg), InvalidOid, 0);
-
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	if (oi_extension_present())
-		found = oi_subscriptions_found(&n);
-	oi_shmem_sync_database(MyDatabaseId, found, n);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-
-	oi_shmem_wake_launcher();
 }

@@ -13,6 +13,5 @@
 extern void oi_launcher_register(void);
 
 OI_NORETURN extern PGDLLEXPORT void oi_launcher_main(Datum arg);
-extern PGDLLEXPORT void oi_scout_main(Datum arg);
 
 #endif							/* OI_LAUNCHER_H */

@@ -132,6 +132,10 @@ typedef struct OiChange
 extern void oi_effects(const OiOrder *order, const OiChange *change);
 
 /* guard.c */
+
+/* instead of a version: the order is about to be removed */
+#define OI_GUARD_REMOVAL 0
+
 extern void oi_guard_init(void);
 extern void oi_guard_expect(const OiOrderCall *call, int version);
 extern bool oi_guard_done(void);

@@ -48,6 +48,7 @@ static const struct
 	[OI_REL_LIFECYCLE] = {"lifecycle", 4},
 	[OI_REL_ORDERS] = {"orders", 12},
 	[OI_REL_PAYMENT_DEADLINES] = {"payment_deadlines", 2},
+	[OI_REL_DEADLINE_FAILURES] = {"deadline_failures", 5},
 	[OI_REL_LEDGER] = {"ledger", 8},
 	[OI_REL_OUTBOX_POSITION] = {"outbox_position", 0},
 	[OI_REL_OUTBOX_0] = {"outbox_0", 9},

@@ -33,6 +33,7 @@ typedef enum OiRelation
 	OI_REL_LIFECYCLE,
 	OI_REL_ORDERS,
 	OI_REL_PAYMENT_DEADLINES,
+	OI_REL_DEADLINE_FAILURES,
 	OI_REL_LEDGER,
 	OI_REL_OUTBOX_POSITION,
 	OI_REL_OUTBOX_0,
@@ -110,6 +111,7 @@ extern bool oi_insert(OiTable *table, TupleTableSlot *slot, bool speculative,
 extern void oi_update(OiTable *table, TupleTableSlot *newslot,
 					  Bitmapset *changed);
 extern void oi_delete(OiTable *table);
+extern void oi_remove(OiTable *table);
 extern void oi_insert_values(OiRelation which, const Datum *values,
 							 const bool *nulls);
 

@@ -116,13 +116,17 @@ has_triggers(OiTable *table, CmdType command)
 
 	if (t == NULL)
 		return false;
-	return command == CMD_INSERT ?
-		t->trig_insert_before_statement || t->trig_insert_after_statement ||
-		t->trig_insert_before_row || t->trig_insert_after_row ||
-		t->trig_insert_new_table :
-		t->trig_update_before_statement || t->trig_update_after_statement ||
-		t->trig_update_before_row || t->trig_update_after_row ||
-		t->trig_update_old_table || t->trig_update_new_table;
+	if (command == CMD_INSERT)
+		return t->trig_insert_before_statement || t->trig_insert_after_statement ||
+			t->trig_insert_before_row || t->trig_insert_after_row ||
+			t->trig_insert_new_table;
+	if (command == CMD_UPDATE)
+		return t->trig_update_before_statement || t->trig_update_after_statement ||
+			t->trig_update_before_row || t->trig_update_after_row ||
+			t->trig_update_old_table || t->trig_update_new_table;
+	return t->trig_delete_before_statement || t->trig_delete_after_statement ||
+		t->trig_delete_before_row || t->trig_delete_after_row ||
+		t->trig_delete_old_table;
 }
 
 /*
@@ -137,8 +141,10 @@ begin_statement(OiTable *table, CmdType command)
 	AfterTriggerBeginQuery();
 	if (command == CMD_INSERT)
 		ExecBSInsertTriggers(table->estate, table->rri);
-	else
+	else if (command == CMD_UPDATE)
 		ExecBSUpdateTriggers(table->estate, table->rri);
+	else
+		ExecBSDeleteTriggers(table->estate, table->rri);
 	return MakeTransitionCaptureState(table->rri->ri_TrigDesc,
 									  RelationGetRelid(table->rel), command);
 }
@@ -151,8 +157,10 @@ end_statement(OiTable *table, CmdType command,
 	{
 		if (command == CMD_INSERT)
 			ExecASInsertTriggers(table->estate, table->rri, transitions);
-		else
+		else if (command == CMD_UPDATE)
 			ExecASUpdateTriggers(table->estate, table->rri, transitions);
+		else
+			ExecASDeleteTriggers(table->estate, table->rri, transitions);
 		AfterTriggerEndQuery(table->estate);
 	}
 	CommandCounterIncrement();
@@ -316,6 +324,44 @@ oi_update(OiTable *table, TupleTableSlot *newslot, Bitmapset *changed)
 						 newslot, recheck, transitions, false);
 	EvalPlanQualEnd(&epq);
 	end_statement(table, CMD_UPDATE, transitions);
+}
+
+/*
+ * Deletes table->row, which the caller has locked, with triggers and foreign
+ * keys.  May be called for one row after the other.
+ */
+void
+oi_remove(OiTable *table)
+{
+	TransitionCaptureState *transitions;
+	ItemPointer tid = &table->row->tts_tid;
+	TM_FailureData failure;
+	TM_Result	result;
+	EPQState	epq;
+
+	prepare_to_write(table, false);
+	transitions = begin_statement(table, CMD_DELETE);
+
+	oi_compat_init_epq(&epq, table->estate);
+	if (table->rri->ri_TrigDesc &&
+		table->rri->ri_TrigDesc->trig_delete_before_row &&
+		!oi_compat_before_delete(table->estate, &epq, table->rri, tid))
+		report_suppressed(table);
+
+	result = table_tuple_delete(table->rel, tid, table->estate->es_output_cid,
+								table->estate->es_snapshot, InvalidSnapshot,
+								true, &failure, false);
+	if (result == TM_SelfModified)
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+				 errmsg("row was already modified by an operation triggered by the current command")));
+	if (result != TM_Ok)
+		elog(ERROR, "unexpected table_tuple_delete status: %u", result);
+
+	ExecARDeleteTriggers(table->estate, table->rri, tid, NULL, transitions, false);
+	EvalPlanQualEnd(&epq);
+	end_statement(table, CMD_DELETE, transitions);
+	ResetPerTupleExprContext(table->estate);
 }
 
 /*

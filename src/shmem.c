@@ -4,14 +4,15 @@
  *		What the launcher, the workers and the sessions share.
  *
  * An array of slots, one for each subscription of any database, under one
- * LWLock.  Scouts fill slots from the tables (see launcher.c), the launcher
+ * LWLock.  Visits fill slots from the tables (see maintenance.c), the launcher
  * starts a worker for each, and the worker attaches itself to its slot; a
  * process that ends detaches in before_shmem_exit.  A slot goes free when its
  * subscription or its database is found to be gone.
  *
- * Sessions touch two things only: at the commit of events they wake the
- * workers of their database that sleep, and at the commit of a change of the
- * subscriptions they ask the launcher to look at their database.
+ * Sessions touch three things only: at the commit of events they wake the
+ * workers of their database that sleep, at the commit of a change of the
+ * subscriptions they ask for a visit to their database, and at the commit of
+ * a payment deadline they lower the time when one is due (visit.c).
  *
  * No wake-up is lost: a worker sets "sleeping" before it takes the snapshot
  * that shows it no work, and a session looks at the flag after its
@@ -81,6 +82,7 @@ shmem_startup(void)
 		oi_shared->lock = &GetNamedLWLockTranche("order_idempotency")->lock;
 		oi_shared->launcher = -1;
 		oi_shared->scan_all = true;
+		oi_visit_init();
 		oi_shared->nslots = oi_max_subscriptions;
 		pg_atomic_init_u32(&oi_shared->sleepers, 0);
 		for (int i = 0; i < oi_shared->nslots; i++)
@@ -172,8 +174,8 @@ oi_shmem_recheck_database(Oid dboid)
 }
 
 /*
- * End the workers of a database that is being dropped, since it cannot be
- * while somebody is connected to it.
+ * End the workers and the visit of a database that is being dropped, since it
+ * cannot be while somebody is connected to it.
  */
 void
 oi_shmem_end_workers(Oid dboid)
@@ -189,11 +191,13 @@ oi_shmem_end_workers(Oid dboid)
 		if (slot->dboid == dboid && slot->pid != 0)
 			kill(slot->pid, SIGTERM);
 	}
+	if (oi_shared->visit.dboid == dboid)
+		kill(oi_shared->visit.pid, SIGTERM);
 	LWLockRelease(oi_shared->lock);
 }
 
 /*
- * Is a database in the list of those to be looked at?  The lock is held.
+ * Is a database in the list of those to be visited?  The lock is held.
  */
 static bool
 scan_is_requested(Oid dboid)
@@ -205,12 +209,13 @@ scan_is_requested(Oid dboid)
 }
 
 /*
- * Ask the launcher to look at a database.
+ * Ask for a visit to a database: the visit that is going on there, or else the
+ * launcher.
  */
 void
 oi_shmem_request_scan(Oid dboid)
 {
-	if (oi_shared == NULL)
+	if (oi_shared == NULL || oi_visit_request(dboid))
 		return;
 
 	LWLockAcquire(oi_shared->lock, LW_EXCLUSIVE);
@@ -224,8 +229,8 @@ oi_shmem_request_scan(Oid dboid)
 }
 
 /*
- * Take the next database that the launcher is to look at.  "all" says that
- * all of them are, which empties the list.
+ * Take the next database that asked for a visit.  "all" says that all of them
+ * are to have one, which empties the list.
  */
 bool
 oi_shmem_next_scan(Oid *dboid, bool *all)

@@ -15,8 +15,14 @@
 /* what a slot keeps of an error's message */
 #define OI_ERROR_LEN 512
 
-/* databases that can wait to be looked at one by one; more: all of them */
+/* databases that can ask for a visit one by one; more: all of them */
 #define OI_MAX_SCANS 32
+
+/* databases whose due times are kept; others are visited once a minute */
+#define OI_MAX_DUES 128
+
+/* the due time of a database where nothing is going to be due */
+#define OI_NEVER DT_NOEND
 
 typedef enum OiWorkerState
 {
@@ -51,13 +57,41 @@ typedef struct OiSlot
 	pg_atomic_uint32 recheck;	/* its subscription may have changed */
 } OiSlot;
 
+/*
+ * When a database is to be visited.  Protected by the lock, but dboid and due
+ * are read without it by sessions of that database, which see to it that dboid
+ * stays.
+ */
+typedef struct OiDue
+{
+	Oid			dboid;			/* InvalidOid: the place is free */
+	pg_atomic_uint64 due;		/* a TimestampTz; OI_NEVER: never */
+	TimestampTz start_after;	/* do not start a visit earlier */
+	int			failures;		/* of visits, in a row */
+	TimestampTz floor;			/* no deadline is left below it */
+	TimestampTz look_below;		/* when to make sure of that */
+} OiDue;
+
+/* the visit that is going on */
+typedef struct OiVisit
+{
+	Oid			dboid;			/* InvalidOid: none */
+	pid_t		pid;
+	int			pgprocno;
+	bool		requested;		/* the database asks for another one */
+	bool		succeeded;
+	bool		others_wait;	/* other databases are in the queue */
+} OiVisit;
+
 typedef struct OiShared
 {
 	LWLock	   *lock;
 	int			launcher;		/* its pgprocno; -1: none */
 	int			nscans;
-	Oid			scans[OI_MAX_SCANS];	/* databases to look at */
+	Oid			scans[OI_MAX_SCANS];	/* databases to visit */
 	bool		scan_all;
+	OiVisit		visit;
+	OiDue		dues[OI_MAX_DUES];
 	pg_atomic_uint32 sleepers;	/* how many slots have sleeping set */
 	int			nslots;
 	OiSlot		slots[FLEXIBLE_ARRAY_MEMBER];
@@ -73,7 +107,7 @@ typedef struct OiSlotInfo
 	char		error[OI_ERROR_LEN];
 } OiSlotInfo;
 
-/* one subscription of a database, as its scout found it */
+/* one subscription of a database, as its visit found it */
 typedef struct OiFound
 {
 	int32		subscription;
@@ -92,6 +126,21 @@ extern void oi_shmem_sync_database(Oid dboid, const OiFound *found, int n);
 extern void oi_shmem_attach_launcher(void);
 extern void oi_shmem_wake_launcher(void);
 extern OiSlotInfo *oi_shmem_report(Oid dboid, int *n);
+
+extern void oi_visit_init(void);
+extern void oi_visit_note_due(TimestampTz due);
+extern void oi_visit_lower_due(Oid dboid, TimestampTz due);
+extern bool oi_visit_request(Oid dboid);
+extern int	oi_visit_collect(Oid visiting, Oid *dboids, long *wait);
+extern void oi_visit_plan(Oid dboid);
+extern void oi_visit_set_waiting(bool others_wait);
+extern void oi_visit_forget(Oid dboid, bool gone);
+extern int	oi_visit_known(Oid *dboids);
+extern void oi_visit_attach(Oid dboid);
+extern bool oi_visit_take(TimestampTz *floor, TimestampTz *look_below);
+extern void oi_visit_keep_floor(TimestampTz floor, TimestampTz look_below);
+extern bool oi_visit_others_wait(void);
+extern void oi_visit_succeed(void);
 
 extern bool oi_slot_attach(int index, Oid dboid, int32 subscription, Oid *owner);
 extern void oi_slot_free(void);

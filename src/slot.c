@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * slot.c
- *		The slots of shared memory: filled by scouts, held by workers.
+ *		The slots of shared memory: filled by visits, held by workers.
  *
  * See shmem.c for what a slot is and who may touch it.
  *
@@ -231,7 +231,7 @@ is_found(const OiSlot *slot, const OiFound *found, int n)
 }
 
 /*
- * A scout found these subscriptions in a database: give each its slot, and
+ * A visit found these subscriptions in a database: give each its slot, and
  * free slots of others, but for those with a worker, which will see for
  * itself.  n = 0 also serves for databases that are gone.
  */

@@ -10,8 +10,9 @@
  * PREPARE and COMMIT PREPARED.
  *
  * After the commit: the subscriptions' workers in this database are woken if
- * an event was written.  COMMIT PREPARED comes without that call, as would a
- * crash right here; the workers' poll is the net.
+ * an event was written, and maintenance hears of a payment deadline that is
+ * earlier than what it knows.  COMMIT PREPARED comes without that call, as would
+ * a crash right here; the workers' poll and the launcher's round are the net.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,9 +27,10 @@
 #include "shmem.h"
 #include "xact.h"
 
-/* has this transaction written through us?  an event? */
+/* has this transaction written through us?  an event?  a deadline, and when? */
 static bool wrote = false;
 static bool wrote_event = false;
+static TimestampTz earliest_deadline = OI_NEVER;
 
 /* Sees to it that the commit record will be flushed, here and on standbys. */
 static void
@@ -40,11 +42,20 @@ raise_synchronous_commit(void)
 								 GUC_ACTION_LOCAL, true, 0, false);
 }
 
+/* Forgets what the transaction has written. */
+static void
+forget(void)
+{
+	wrote = wrote_event = false;
+	earliest_deadline = OI_NEVER;
+}
+
 /* The server calls this at each step of every transaction's end. */
 static void
 xact_callback(XactEvent event, void *arg)
 {
-	bool		wake;
+	bool		wake = wrote_event;
+	TimestampTz due = earliest_deadline;
 
 	switch (event)
 	{
@@ -53,14 +64,15 @@ xact_callback(XactEvent event, void *arg)
 				raise_synchronous_commit();
 			break;
 		case XACT_EVENT_COMMIT:
-			wake = wrote_event;
-			wrote = wrote_event = false;
+			forget();
 			if (wake)
 				oi_shmem_wake_database(MyDatabaseId);
+			if (due != OI_NEVER)
+				oi_visit_note_due(due);
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
-			wrote = wrote_event = false;
+			forget();
 			break;
 		default:
 			break;
@@ -99,4 +111,11 @@ void
 oi_xact_note_event(void)
 {
 	wrote_event = true;
+}
+
+/* Called when a payment deadline was written. */
+void
+oi_xact_note_deadline(TimestampTz due)
+{
+	earliest_deadline = Min(earliest_deadline, due);
 }

@@ -47,9 +47,15 @@ SELECT pg_temp.rows_are($$
 	('grant_application', 'role regrole', 'void'),
 	('grant_monitor', 'role regrole', 'void'),
 	('grant_operator', 'role regrole', 'void'),
+	('key_retention', '', 'interval'),
+	('library_version', '', 'text'),
 	('order_history', 'key text, OUT version integer, OUT state text, OUT at timestamp with time zone, '
 		'OUT event_id uuid, OUT request_key text, OUT reason text', 'SETOF record'),
+	('purge_orders', 'before timestamp with time zone, max integer', 'bigint'),
 	('release_key', 'key text, scope text DEFAULT ''default''::text, attempt integer DEFAULT NULL::integer', 'text'),
+	('resume_subscription', 'name text', 'void'),
+	('rotate_keys', 'IN retention interval DEFAULT NULL::interval, INOUT began bigint DEFAULT NULL::bigint, '
+		'INOUT emptied integer DEFAULT NULL::integer', NULL),
 	('subscription_workers', 'OUT subscription integer, OUT pid integer, OUT state text, OUT last_error text, '
 		'OUT last_error_at timestamp with time zone', 'SETOF record'),
 	('transition_order', 'key text, to_state text, request_key text DEFAULT NULL::text, '
@@ -61,7 +67,8 @@ SELECT is_empty($$
 	SELECT p.proname FROM pg_proc p
 	WHERE p.pronamespace = 'order_idempotency'::regnamespace AND p.provolatile <> 'v'
 	  AND p.proname IN ('claim_key', 'complete_key', 'extend_key', 'release_key', 'create_order',
-						'transition_order', 'cancel_order', 'emit_event', 'create_subscription', 'drop_subscription')
+						'transition_order', 'cancel_order', 'emit_event', 'create_subscription', 'drop_subscription',
+						'resume_subscription', 'purge_orders')
 	$$, 'what writes is volatile');
 SELECT is_empty($$
 	SELECT p.proname FROM pg_proc p
@@ -104,7 +111,7 @@ SELECT is_empty($$
 SELECT is((SELECT seqcache FROM pg_sequence WHERE seqrelid = 'order_idempotency.outbox_position'::regclass),
 		  1::bigint, 'positions are drawn one by one, so that they follow the order of the writers');
 
--- A dump takes all the data along.
+-- A dump takes all the data along, but for what tells a copy from its original.
 SELECT is_empty($$
 	SELECT c.relname FROM pg_class c
 	WHERE c.relnamespace = 'order_idempotency'::regnamespace AND c.relkind IN ('r', 'S')

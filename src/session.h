@@ -1,0 +1,15 @@
+/*-------------------------------------------------------------------------
+ *
+ * session.h
+ *		What the sessions of background processes have in common.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OI_SESSION_H
+#define OI_SESSION_H
+
+extern void oi_session_settle(void);
+extern void oi_session_fix_plans(void);
+extern bool oi_session_interrupts(void);
+
+#endif							/* OI_SESSION_H */
