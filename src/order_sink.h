@@ -13,11 +13,20 @@
  * ERROR the worker cleans up as an aborting transaction would and calls
  * again later: deliver if startup had returned, else startup, before which
  * shutdown is called, so that a half-started sink can let go of what it has.
+ * So it is, too, after five errors of deliver in a row.
+ *
+ * The worker may end wherever a callback reaches CHECK_FOR_INTERRUPTS() or
+ * raises a FATAL error; then shutdown is called while that callback has not
+ * returned.
  *
  * No callback may block for longer than a second without reaching
- * CHECK_FOR_INTERRUPTS().  Threads of a library must not call PostgreSQL's
- * functions, must be started with all signals blocked, and must be joined in
- * shutdown.
+ * CHECK_FOR_INTERRUPTS(): if somebody waits for the worker, it is ended without
+ * shutdown.  Threads of a library must not call PostgreSQL's functions, must be
+ * started with all signals blocked, and must be joined in shutdown.
+ *
+ * Include postgres.h before this file, and in C++ both within extern "C".
+ *
+ * docs/writing-a-sink.md has all of this at length, with an example.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,6 +45,9 @@
 /* bounds of one call of deliver, and so of what a crash leaves unrecorded */
 #define OI_SINK_MAX_EVENTS 5000
 #define OI_SINK_MAX_BYTES (8 * 1024 * 1024) /* or one larger event */
+
+/* bytes in a sink's memory context; one that has more is started anew */
+#define OI_SINK_MAX_MEMORY (64 * 1024 * 1024)
 
 /*
  * What became of an event.  Zero is what an event has before it is handed
@@ -71,9 +83,10 @@ typedef struct OiSinkEvent
 	const OiSinkHeader *headers;
 	TimestampTz created_at;
 
-	/* filled by deliver */
+	/* filled by deliver; what it changes above is not looked at */
 	OiSinkOutcome outcome;
-	const char *reason;			/* of anything but delivered; may be NULL */
+	const char *reason;			/* of anything but delivered; may be NULL. Text
+								 * in the database's encoding */
 	int			retry_after;	/* ms that the receiver asks to wait before
 								 * the next attempt; 0: it does not say */
 } OiSinkEvent;
@@ -103,14 +116,18 @@ typedef struct OiSinkCallbacks
 	/*
 	 * Required: deliver events, in their order, until the deadline, and fill
 	 * an outcome for each.  Where an event is not delivered, none of the same
-	 * key behind it may be.  An ERROR means that all of them are to be sent
-	 * again.  CurrentMemoryContext is reset after the call and what came of
-	 * it is noted.
+	 * key behind it may be: it counts as one to be sent again, whatever its
+	 * outcome.  An ERROR means that all of them are to be sent again.
+	 * CurrentMemoryContext is reset after the call and what came of it is
+	 * noted.
 	 */
 	void		(*deliver) (OiSinkState *state, OiSinkEvent *events, int n,
 							TimestampTz deadline);
 
-	/* optional: disconnect, free, join threads; must not raise an ERROR */
+	/*
+	 * optional: disconnect, free, join threads, all within three seconds;
+	 * must not raise an ERROR
+	 */
 	void		(*shutdown) (OiSinkState *state);
 } OiSinkCallbacks;
 
@@ -121,6 +138,9 @@ extern PGDLLEXPORT const OiSinkCallbacks *_PG_order_sink_init(void);
 
 /* the value of an option, or NULL */
 extern PGDLLEXPORT const char *oi_sink_option(List *options, const char *name);
+
+/* how many bytes a size such as "64MB" is; false: it is no size */
+extern PGDLLEXPORT bool oi_sink_bytes(const char *size, int64 *bytes);
 
 /* the networks in a comma-separated list of addresses and networks */
 extern PGDLLEXPORT inet **oi_sink_networks(const char *list, int *n);

@@ -51,6 +51,9 @@
 /* bytes that a sink may leave outside of its own memory, before its worker ends */
 #define LEAKED_MOST (128 * 1024 * 1024)
 
+/* of the reasons that the last call gave */
+static MemoryContext reasons = NULL;
+
 /* is a callback running? */
 static bool in_callback = false;
 
@@ -236,7 +239,7 @@ recover(OiSink *sink, const OiGuard *guard)
 }
 
 /*
- * Ask the sink to start, within a guard.
+ * Load the sink and have it start, within a guard.
  */
 static void
 call_startup(OiSink *sink, const char *server)
@@ -250,6 +253,7 @@ call_startup(OiSink *sink, const char *server)
 		oi_watch_abandon(sink->library);
 	}
 	oi_watch_start(deadline);
+	load_library(sink);
 	if (sink->callbacks->check_configured)
 		missing = sink->callbacks->check_configured(&sink->state);
 	if (missing != NULL)
@@ -277,7 +281,6 @@ start_steps(OiSink *sink, const OiSubscription *sub, Oid owner)
 
 	MemoryContextSwitchTo(sink->state.context);
 	enter_callback(&guard);
-	load_library(sink);
 	call_startup(sink, sub->server);
 	leave_callback(sink, &guard);
 	sink->started = true;
@@ -313,28 +316,6 @@ oi_sink_start(OiSink *sink, const OiSubscription *sub, Oid owner, char **error)
 }
 
 /*
- * Take the events delivered out of a batch.  *error is set to the reason of
- * the first that was not.
- */
-static void
-take_out_delivered(OiBatch *batch, char **error)
-{
-	int			left = 0;
-
-	for (int i = 0; i < batch->n; i++)
-	{
-		const OiSinkEvent *event = &batch->events[i];
-
-		if (event->outcome == OI_SINK_DELIVERED)
-			continue;
-		if (*error == NULL)
-			*error = pstrdup(event->reason);
-		batch->events[left++] = *event;
-	}
-	batch->n = left;
-}
-
-/*
  * Have the sink deliver, within a guard.
  */
 static void
@@ -351,6 +332,26 @@ call_deliver(OiSink *sink, OiSinkEvent *events, int n, TimestampTz deadline)
 	oi_watch_start(deadline);
 	sink->callbacks->deliver(&sink->state, events, n, deadline);
 	leave_callback(sink, &guard);
+}
+
+/*
+ * Have the sink deliver copies of events, and take over what it says of them.
+ * Reasons stay until the next call.
+ */
+static void
+deliver_copies(OiSink *sink, OiSinkEvent *events, int n, TimestampTz deadline)
+{
+	OiSinkEvent *copies = palloc(sizeof(OiSinkEvent) * n);
+
+	memcpy(copies, events, sizeof(OiSinkEvent) * n);
+	call_deliver(sink, copies, n, deadline);
+
+	if (reasons == NULL)
+		reasons = AllocSetContextCreate(TopMemoryContext, "order_idempotency reasons",
+										ALLOCSET_DEFAULT_SIZES);
+	MemoryContextReset(reasons);
+	MemoryContextSwitchTo(reasons);
+	oi_outcome_take(&sink->state, events, copies, n);
 }
 
 /*
@@ -400,52 +401,44 @@ end_if_leaking(const OiSink *sink)
 }
 
 /*
- * Hand the events of a batch to the sink, and take those delivered out of the
- * batch.  False: there is an *error in the current context; it may also be
- * that of a single event.
+ * Hand events to the sink, which fills their outcomes.  Reasons stay until
+ * the next call.  False: the sink raised an ERROR, and *error, in the current
+ * context, says which; all events are to be sent again.
  */
 bool
-oi_sink_deliver(OiSink *sink, OiBatch *batch, TimestampTz deadline, char **error)
+oi_sink_deliver(OiSink *sink, OiSinkEvent *events, int n, TimestampTz deadline, char **error)
 {
 	MemoryContext context = CurrentMemoryContext;
 	MemoryContext scratch;
-	OiSinkEvent *events;
 	OiGuard		guard;
 	Size		memory;
 
 	end_if_leaking(sink);
-	*error = NULL;
 	memory = memory_of_others(sink);
 	scratch = AllocSetContextCreate(context, "order_idempotency delivery", ALLOCSET_DEFAULT_SIZES);
-	MemoryContextSwitchTo(scratch);
-	events = palloc(sizeof(OiSinkEvent) * batch->n);
-	memcpy(events, batch->events, sizeof(OiSinkEvent) * batch->n);
-	for (int i = 0; i < batch->n; i++)
+	*error = NULL;
+	for (int i = 0; i < n; i++)
 	{
 		events[i].outcome = OI_SINK_RETRY;
 		events[i].reason = NULL;
 		events[i].retry_after = 0;
 	}
-
 	oi_guard_enter(&guard);
+	MemoryContextSwitchTo(scratch);
 	PG_TRY();
 	{
-		call_deliver(sink, events, batch->n, deadline);
-		oi_outcome_take(&sink->state, batch->events, events, batch->n);
+		deliver_copies(sink, events, n, deadline);
 		sink->errors = 0;
 	}
 	PG_CATCH();
 	{
-		MemoryContextSwitchTo(context);
 		*error = recover(sink, &guard);
 		sink->errors++;
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
-
-	if (*error == NULL)
-		take_out_delivered(batch, error);
 	MemoryContextDelete(scratch);
+
 	check_memory(sink, memory);
 	if (sink->errors >= ERRORS_MOST)
 		oi_sink_stop(sink);

@@ -23,6 +23,11 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+
+/* bounds of sizes */
+#define LEAST_BYTES INT64CONST(1024)
+#define MOST_BYTES (INT64CONST(1) << 40)
 
 /* what the value of an option has to be */
 typedef enum Kind
@@ -30,6 +35,7 @@ typedef enum Kind
 	KIND_BOOLEAN,
 	KIND_INTEGER,				/* from least to most */
 	KIND_NETWORKS,				/* addresses or networks, comma-separated */
+	KIND_SIZE,					/* in bytes, or with a unit */
 	KIND_READABLE_FILE,			/* absolute; takes pg_read_server_files */
 	KIND_WRITABLE_DIRECTORY,	/* absolute; takes pg_write_server_files */
 	KIND_HEADER_TEXT,			/* what may stand in a header line */
@@ -50,6 +56,7 @@ typedef struct SinkOption
 static const SinkOption file_options[] = {
 	{.name = "fsync",.kind = KIND_BOOLEAN},
 	{.name = "path",.kind = KIND_WRITABLE_DIRECTORY,.required = true},
+	{.name = "rotate_size",.kind = KIND_SIZE},
 	{.name = NULL}
 };
 
@@ -84,6 +91,21 @@ oi_sink_networks(const char *list, int *n)
 	pfree(copy);
 
 	return networks;
+}
+
+/*
+ * How many bytes a size is: a number, and a unit as in the server's settings.
+ * False: it is no size.
+ */
+bool
+oi_sink_bytes(const char *size, int64 *bytes)
+{
+	double		value;
+
+	if (!parse_real(size, &value, GUC_UNIT_BYTE, NULL) || value < 0 || value > MOST_BYTES)
+		return false;
+	*bytes = (int64) value;
+	return true;
 }
 
 /*
@@ -168,6 +190,7 @@ static void
 check_value(const SinkOption *option, DefElem *given)
 {
 	const char *value = defGetString(given);
+	int64		bytes;
 	int			n;
 
 	switch (option->kind)
@@ -182,6 +205,10 @@ check_value(const SinkOption *option, DefElem *given)
 			(void) oi_sink_networks(value, &n);
 			if (n == 0)
 				report_value(option->name, "a list of addresses or networks");
+			break;
+		case KIND_SIZE:
+			if (!oi_sink_bytes(value, &bytes) || bytes < LEAST_BYTES)
+				report_value(option->name, "a size from 1kB to 1TB");
 			break;
 		case KIND_READABLE_FILE:
 			check_path(option->name, value, ROLE_PG_READ_SERVER_FILES, "pg_read_server_files",
