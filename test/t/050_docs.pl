@@ -386,11 +386,11 @@ is( sorted(map { join '|', @$_[ 0 .. 4 ] } @settings),
 
 my %documented = map { $_ => 1 } $reference =~ /`(\w+\([^`()]*\))`/g;
 my @signatures = query(
-	q{SELECT proname || '(' || regexp_replace(regexp_replace(regexp_replace(
-				regexp_replace(pg_get_function_arguments(oid), '(, )?OUT .*', ''),
+	q{SELECT proname || '(' || replace(regexp_replace(regexp_replace(regexp_replace(
+				regexp_replace(pg_get_function_arguments(oid), '^IN |(, )?(IN)?OUT .*', '', 'g'),
 				'DEFAULT NULL::[^,]*', '= NULL', 'g'),
 				E'DEFAULT (\'\\\\w+\')::text', '= \1', 'g'),
-				'integer', 'int', 'g') || ')'
+				'integer', 'int', 'g'), 'timestamp with time zone', 'timestamptz') || ')'
 	  FROM pg_proc
 	  WHERE pronamespace = 'order_idempotency'::regnamespace
 		AND prorettype <> 'trigger'::regtype AND proname NOT LIKE '%validator'});
