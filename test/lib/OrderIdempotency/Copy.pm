@@ -15,7 +15,7 @@ use Test::More;
 
 our @EXPORT = qw(fill_database make_subscriptions leave_batch_open set_publish
   set_environment burn_xids contents same_contents goes_on redirect_sink is_disarmed resume
-  sent_ids publishes_the_rest);
+  sent_ids positions_grow publishes_the_rest);
 
 my $api = 'order_idempotency';
 
@@ -139,11 +139,12 @@ sub make_subscriptions
 }
 
 # Leaves subscription "pairs" in the middle of a batch, among late rows; the
-# workers are off then.  Events that nobody has are left for the others, too.
+# workers are off then.  Events that nobody has are left for the others, too,
+# some of which will be late rows of the next batch.
 sub leave_batch_open
 {
 	my ($node, $db) = @_;
-	my $pool = OrderIdempotency::Sessions->new($node, 2, db => $db);
+	my $pool = OrderIdempotency::Sessions->new($node, 3, db => $db);
 	my $dir = sink_dir($node);
 
 	$pool->run(1, 'BEGIN;' . join '', map { numbered('late') } 1 .. 3);
@@ -153,6 +154,7 @@ sub leave_batch_open
 	# the worker is held up when it has delivered two of them, and cannot
 	# deliver any more when it goes on
 	$pool->run(0, "BEGIN; SELECT FROM $api.subscription_cursors FOR UPDATE;");
+	$pool->run(2, 'BEGIN;' . join '', map { numbered('held') } 1 .. 2);
 	$pool->run(1, join '', 'COMMIT;', map { numbered('after') } 1 .. 3);
 	$node->poll_query_until('postgres', <<~"SQL") or die;
 		SELECT count(*) = 2 FROM pg_stat_activity
@@ -173,6 +175,7 @@ sub leave_batch_open
 		SELECT bool_and(state = 'off') FROM $api.subscription_status
 		SQL
 	rename "$dir.away", $dir or die;
+	$pool->run(2, 'COMMIT;');
 	$node->safe_psql($db, join('', map { numbered('unsent') } 1 .. 3)
 		  . "SELECT FROM $api.create_order('unsent $numbers', 500, 'EUR', 'alice');");
 	$pool->quit;
