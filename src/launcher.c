@@ -438,6 +438,8 @@ oi_launcher_main(Datum arg)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
+			/* another environment arms other subscriptions */
+			launcher.next_scan = 0;
 		}
 
 		visit_has_ended(&launcher);
