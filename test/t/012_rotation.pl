@@ -221,5 +221,36 @@ $node->safe_psql('postgres', $rotate);
 unlike(generations(), qr/^${held}e /, 'then the generation goes');
 is($node->safe_psql('postgres', "SELECT outcome FROM $api.claim_key('working', lease => '1 hour')"), 'replayed', 'but not the claim, which has moved');
 
+#----------------------------------------------------------------------------
+# Every backend hears of it, whatever the session that rotates has switched off.
+
+$pool->run(0, "SELECT outcome FROM $api.claim_key('before');");
+$node->safe_psql('postgres', "SET session_replication_role = replica; $rotate");
+$slot = $node->safe_psql('postgres', "SELECT slot FROM $api.generations ORDER BY generation DESC LIMIT 1");
+is($pool->run(0, "SELECT outcome FROM $api.claim_key('after');"), 'claimed', 'a session that knew the generations before');
+sql_is($node, "SELECT count(*) FROM $api.claims_$slot", '1', 'claims in the new one');
+
+#----------------------------------------------------------------------------
+# The maintenance process does all this by itself.
+
+$node->append_conf('postgresql.conf', "order_idempotency.key_retention = 1s\n");
+$node->restart;
+$pool->reconnect;
+$pool->run(0, "BEGIN; SELECT outcome FROM $api.claim_key('open');");
+$held = (split / /, generations())[-1];
+my ($reached) = $held =~ /^([0-9]+)/;
+$node->poll_query_until('postgres', <<~"SQL") or die 'nobody rotates';
+	SELECT max(generation) > $reached + 3 AND count(*) <= 4
+		AND count(*) FILTER (WHERE generation < $reached) = 0
+	FROM $api.generations
+	SQL
+like(generations(), qr/^$held /, 'a process rotates, beside a claim that is open');
+is($pool->run(0, 'COMMIT;'), '', 'which is committed');
+$node->poll_query_until('postgres', "SELECT min(generation) > $reached FROM $api.generations")
+  or die 'the generation stays';
+$node->poll_query_until('postgres', "SELECT count(*) = 0 FROM $api.key_store WHERE generation IS NULL")
+  or die 'a table is not emptied';
+pass('and then expires');
+
 $pool->quit;
 done_testing();
