@@ -271,6 +271,68 @@ Errors: 22004 null; 22023 max is less than 1; 23503 a foreign key of yours refer
 suppressed a removal; 25006 read-only transaction or standby.';
 
 ----------------------------------------------------------------------------
+-- Statistics
+----------------------------------------------------------------------------
+
+-- What shared memory has counted for this database; no row without preloading.
+CREATE FUNCTION claim_counts(OUT claimed bigint, OUT taken_over bigint, OUT replayed bigint, OUT in_progress bigint,
+							 OUT mismatch bigint, OUT completed bigint, OUT completed_again bigint, OUT extended bigint,
+							 OUT released bigint, OUT stale bigint, OUT unknown bigint, OUT since timestamptz)
+	RETURNS SETOF record
+	LANGUAGE C STABLE PARALLEL SAFE ROWS 1
+	AS 'MODULE_PATHNAME', 'oi_claim_counts';
+
+CREATE FUNCTION order_counts(OUT created bigint, OUT applied bigint, OUT cancelled bigint, OUT tombstoned bigint,
+							 OUT replayed bigint, OUT ignored bigint, OUT mismatch bigint, OUT in_progress bigint,
+							 OUT illegal bigint, OUT missing bigint, OUT refused bigint, OUT since timestamptz)
+	RETURNS SETOF record
+	LANGUAGE C STABLE PARALLEL SAFE ROWS 1
+	AS 'MODULE_PATHNAME', 'oi_order_counts';
+
+CREATE FUNCTION reset_stats() RETURNS void
+	LANGUAGE C VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'oi_reset_stats';
+
+CREATE VIEW claim_stats AS SELECT * FROM claim_counts();
+CREATE VIEW order_stats AS SELECT * FROM order_counts();
+
+REVOKE ALL ON FUNCTION claim_counts(), order_counts(), reset_stats() FROM PUBLIC;
+REVOKE ALL ON TABLE claim_stats, order_stats FROM PUBLIC;
+REVOKE ALL ON TYPE claim_stats, order_stats FROM PUBLIC;
+
+COMMENT ON FUNCTION claim_counts IS 'what view claim_stats shows; no row without shared_preload_libraries';
+COMMENT ON FUNCTION order_counts IS 'what view order_stats shows; no row without shared_preload_libraries';
+COMMENT ON FUNCTION reset_stats IS 'Begins all statistics of this database anew, at once, whether the transaction commits or not.';
+COMMENT ON VIEW claim_stats IS
+'calls of the functions of claims in this database by what they answered, whether their transactions committed or not; no row without shared_preload_libraries';
+COMMENT ON COLUMN claim_stats.claimed IS 'claim_key: claimed';
+COMMENT ON COLUMN claim_stats.taken_over IS 'of those, how many took over a key that an earlier attempt had not completed or had released';
+COMMENT ON COLUMN claim_stats.replayed IS 'claim_key: replayed, the duplicates that were made harmless';
+COMMENT ON COLUMN claim_stats.in_progress IS 'claim_key: in_progress';
+COMMENT ON COLUMN claim_stats.mismatch IS 'claim_key: mismatch, keys that were used again for another request';
+COMMENT ON COLUMN claim_stats.completed IS 'complete_key: completed';
+COMMENT ON COLUMN claim_stats.completed_again IS 'complete_key: replayed';
+COMMENT ON COLUMN claim_stats.extended IS 'extend_key: extended';
+COMMENT ON COLUMN claim_stats.released IS 'release_key: released';
+COMMENT ON COLUMN claim_stats.stale IS 'complete_key, extend_key, release_key: stale, holders who were too late';
+COMMENT ON COLUMN claim_stats.unknown IS 'complete_key, extend_key, release_key: unknown';
+COMMENT ON COLUMN claim_stats.since IS 'since when it is counted: the first call, reset_stats(), or the last start of the server after a crash; null: there was no call';
+COMMENT ON VIEW order_stats IS
+'calls of create_order, transition_order and cancel_order in this database by what they answered or raised, whether their transactions committed or not; no row without shared_preload_libraries';
+COMMENT ON COLUMN order_stats.created IS 'create_order: created';
+COMMENT ON COLUMN order_stats.applied IS 'transition_order: applied';
+COMMENT ON COLUMN order_stats.cancelled IS 'cancel_order: cancelled';
+COMMENT ON COLUMN order_stats.tombstoned IS 'cancel_order: tombstoned';
+COMMENT ON COLUMN order_stats.replayed IS 'all three: replayed, the duplicates that were made harmless';
+COMMENT ON COLUMN order_stats.ignored IS 'cancel_order: ignored';
+COMMENT ON COLUMN order_stats.mismatch IS 'all three: mismatch (OI001)';
+COMMENT ON COLUMN order_stats.in_progress IS 'all three: in_progress (OI002)';
+COMMENT ON COLUMN order_stats.illegal IS 'transition_order: illegal (OI003)';
+COMMENT ON COLUMN order_stats.missing IS 'transition_order, cancel_order: missing (OI004)';
+COMMENT ON COLUMN order_stats.refused IS 'create_order: refused by a tombstone (OI005)';
+COMMENT ON COLUMN order_stats.since IS 'as in claim_stats';
+
+----------------------------------------------------------------------------
 -- Roles
 ----------------------------------------------------------------------------
 
@@ -283,6 +345,8 @@ BEGIN
 		RAISE EXCEPTION 'role must not be null' USING ERRCODE = 'null_value_not_allowed';
 	END IF;
 	EXECUTE format('GRANT USAGE ON SCHEMA order_idempotency TO %s', role);
+	EXECUTE format('GRANT SELECT ON order_idempotency.claim_stats, order_idempotency.order_stats TO %s', role);
+	EXECUTE format('GRANT EXECUTE ON FUNCTION order_idempotency.claim_counts, order_idempotency.order_counts TO %s', role);
 	EXECUTE format('GRANT SELECT ON order_idempotency.abandoned_claims, '
 				   'order_idempotency.account_balance, order_idempotency.current_lifecycle, '
 				   'order_idempotency.subscription_status, order_idempotency.key_store, '
@@ -292,7 +356,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION grant_monitor IS
-'Grants a role what monitoring needs: SELECT on abandoned_claims, account_balance, current_lifecycle, deadline_failures, subscription_status and key_store. Errors as in grant_application.';
+'Grants a role what monitoring needs: SELECT on abandoned_claims, account_balance, current_lifecycle, deadline_failures, subscription_status, key_store and the views of statistics. Errors as in grant_application.';
 
 CREATE OR REPLACE FUNCTION grant_operator(role regrole) RETURNS void
 	LANGUAGE plpgsql VOLATILE
@@ -300,6 +364,7 @@ CREATE OR REPLACE FUNCTION grant_operator(role regrole) RETURNS void
 	AS $$
 BEGIN
 	PERFORM order_idempotency.grant_monitor(role);
+	EXECUTE format('GRANT EXECUTE ON FUNCTION order_idempotency.reset_stats TO %s', role);
 	EXECUTE format('GRANT SELECT ON order_idempotency.orders, order_idempotency.ledger, '
 				   'order_idempotency.outbox, order_idempotency.claims, order_idempotency.lifecycle, '
 				   'order_idempotency.generations, order_idempotency.payment_deadlines, order_idempotency.installation, '
@@ -311,4 +376,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION grant_operator IS
-'Grants a role what operation needs: all of grant_monitor, SELECT on every table, get_order, order_history, create_subscription, drop_subscription, resume_subscription, purge_orders and rotate_keys. Errors as in grant_application.';
+'Grants a role what operation needs: all of grant_monitor, SELECT on every table, get_order, order_history, create_subscription, drop_subscription, resume_subscription, purge_orders, reset_stats and rotate_keys. Errors as in grant_application.';

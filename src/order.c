@@ -269,9 +269,9 @@ try_change(const OiOrderCall *call, OiWait *wait, OiOrderAnswer *answer)
 	return done;
 }
 
-/* Raises the error that an outcome stands for, if the call wants errors. */
-static void
-report_outcome(const OiOrderCall *call, const OiOrderAnswer *answer)
+/* Raises the error that an outcome stands for, if it is one. */
+void
+oi_order_report(const OiOrderCall *call, const OiOrderAnswer *answer)
 {
 	char	   *key = text_to_cstring(call->key);
 
@@ -316,7 +316,10 @@ report_outcome(const OiOrderCall *call, const OiOrderAnswer *answer)
 	}
 }
 
-/* Does the work of create_order, transition_order and cancel_order. */
+/*
+ * Does the work of create_order, transition_order and cancel_order.  Whether
+ * the outcome is an error is for oi_order_report.
+ */
 void
 oi_order_work(const OiOrderCall *call, OiOrderAnswer *answer)
 {
@@ -326,6 +329,4 @@ oi_order_work(const OiOrderCall *call, OiOrderAnswer *answer)
 			 oi_create_try(call, &wait, answer) :
 			 try_change(call, &wait, answer)))
 		CHECK_FOR_INTERRUPTS();
-	if (!call->report)
-		report_outcome(call, answer);
 }

@@ -109,6 +109,8 @@ typedef struct OiOrderAnswer
 /* order.c */
 extern const char *oi_outcome_name(OiOutcome outcome);
 extern void oi_order_work(const OiOrderCall *call, OiOrderAnswer *answer);
+extern void oi_order_report(const OiOrderCall *call,
+							const OiOrderAnswer *answer);
 
 /* order_row.c */
 extern void oi_order_read(const Datum *values, const bool *nulls,

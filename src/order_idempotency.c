@@ -16,6 +16,7 @@
 #include "relation.h"
 #include "rules.h"
 #include "shmem.h"
+#include "stats.h"
 #include "xact.h"
 
 PG_MODULE_MAGIC;
@@ -33,5 +34,6 @@ _PG_init(void)
 	oi_guard_init();
 	oi_xact_init();
 	oi_shmem_init();
+	oi_stats_init();
 	oi_launcher_register();
 }

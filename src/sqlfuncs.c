@@ -23,6 +23,7 @@
 #include "outbox.h"
 #include "result.h"
 #include "rules.h"
+#include "stats.h"
 #include "xact.h"
 
 PG_FUNCTION_INFO_V1(oi_claim_key);
@@ -81,6 +82,7 @@ oi_claim_key(PG_FUNCTION_ARGS)
 	call.request = oi_arg_jsonb(fcinfo, 1, "request");
 	call.lease = oi_arg_interval(fcinfo, 3);
 	oi_claim_key_work(&call, &answer);
+	oi_stats_note_claim(&call, &answer);
 	result = claim_result(fcinfo, &answer);
 	if (wanted)
 		oi_memo_keep(fcinfo, hash, result);
@@ -93,6 +95,7 @@ settle(const OiClaimCall *call)
 {
 	OiClaimOutcome outcome = oi_claim_settle(call);
 
+	oi_stats_note_settled(call, outcome);
 	return CStringGetTextDatum(oi_claim_outcome_name(outcome));
 }
 

@@ -21,6 +21,7 @@
 #include "order.h"
 #include "outbox.h"
 #include "result.h"
+#include "stats.h"
 #include "xact.h"
 
 PG_FUNCTION_INFO_V1(oi_create_order);
@@ -73,6 +74,9 @@ order_function(FunctionCallInfo fcinfo, const char *command,
 	if (call.headers)
 		(void) oi_headers_or_setting(call.headers);
 	oi_order_work(&call, &answer);
+	oi_stats_note_order(&call, &answer);
+	if (!call.report)
+		oi_order_report(&call, &answer);
 	result = order_result(fcinfo, &call, &answer);
 	if (wanted)
 		oi_memo_keep(fcinfo, hash, result);

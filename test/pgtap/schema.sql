@@ -23,6 +23,9 @@ SELECT pg_temp.rows_are($$
 	('cancel_order', 'key text, reason text DEFAULT NULL::text, request_key text DEFAULT NULL::text, '
 		'if_missing text DEFAULT ''error''::text, headers jsonb DEFAULT NULL::jsonb, '
 		'on_conflict text DEFAULT ''error''::text', 'order_idempotency.order_result'),
+	('claim_counts', 'OUT claimed bigint, OUT taken_over bigint, OUT replayed bigint, OUT in_progress bigint, '
+		'OUT mismatch bigint, OUT completed bigint, OUT completed_again bigint, OUT extended bigint, '
+		'OUT released bigint, OUT stale bigint, OUT unknown bigint, OUT since timestamp with time zone', 'SETOF record'),
 	('claim_key', 'key text, request jsonb DEFAULT NULL::jsonb, scope text DEFAULT ''default''::text, '
 		'lease interval DEFAULT NULL::interval', 'order_idempotency.claim_result'),
 	('complete_key', 'key text, response jsonb DEFAULT NULL::jsonb, scope text DEFAULT ''default''::text, '
@@ -49,10 +52,14 @@ SELECT pg_temp.rows_are($$
 	('grant_operator', 'role regrole', 'void'),
 	('key_retention', '', 'interval'),
 	('library_version', '', 'text'),
+	('order_counts', 'OUT created bigint, OUT applied bigint, OUT cancelled bigint, OUT tombstoned bigint, '
+		'OUT replayed bigint, OUT ignored bigint, OUT mismatch bigint, OUT in_progress bigint, '
+		'OUT illegal bigint, OUT missing bigint, OUT refused bigint, OUT since timestamp with time zone', 'SETOF record'),
 	('order_history', 'key text, OUT version integer, OUT state text, OUT at timestamp with time zone, '
 		'OUT event_id uuid, OUT request_key text, OUT reason text', 'SETOF record'),
 	('purge_orders', 'before timestamp with time zone, max integer', 'bigint'),
 	('release_key', 'key text, scope text DEFAULT ''default''::text, attempt integer DEFAULT NULL::integer', 'text'),
+	('reset_stats', '', 'void'),
 	('resume_subscription', 'name text', 'void'),
 	('rotate_keys', 'IN retention interval DEFAULT NULL::interval, INOUT began bigint DEFAULT NULL::bigint, '
 		'INOUT emptied integer DEFAULT NULL::integer', NULL),
