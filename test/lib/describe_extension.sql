@@ -114,7 +114,11 @@ BEGIN
 					ON f.fktable = a.attrelid AND f.fkcols = ARRAY[a.attname::text]
 			WHERE a.attrelid = catalog.name AND a.attnum > 0 AND NOT a.attisdropped
 			  AND a.attname NOT IN ('oid', 'relfilenode', 'relpages', 'reltuples', 'relallvisible', 'relallfrozen',
-									'relfrozenxid', 'relminmxid', 'relnatts', 'attnum', 'atthasmissing', 'attmissingval')
+									'relfrozenxid', 'relminmxid', 'relnatts', 'attnum', 'atthasmissing', 'attmissingval',
+									-- may be left from what was there before
+									'relhasindex', 'relhasrules', 'relhastriggers', 'relhassubclass',
+									-- told below
+									'extconfig', 'extcondition')
 			  -- lists of column numbers, and trees: "definition" has them by name
 			  AND NOT EXISTS (SELECT FROM pg_get_catalog_foreign_keys() n
 							  WHERE n.fktable = a.attrelid AND array_length(n.fkcols, 1) > 1 AND n.fkcols[2] = a.attname)
@@ -125,14 +129,21 @@ BEGIN
 					'(SELECT string_agg(pg_temp.named(%L, u.o), %L ORDER BY u.n) FROM unnest(r.%I::oid[]) WITH ORDINALITY u (o, n))',
 					col.pktable, ', ', col.name)
 				WHEN col.pktable IS NOT NULL THEN format('pg_temp.named(%L, r.%I)', col.pktable, col.name)
-				WHEN col.type = 'aclitem[]' THEN format('pg_temp.privileges(r.%I, %s)', col.name,
+				-- now, and in the beginning, where those of a dump begin
+				WHEN col.type = 'aclitem[]' THEN format(
+					$$pg_temp.privileges(r.%1$I, %2$s) || ', initially ' || pg_temp.privileges(
+						(SELECT i.initprivs FROM pg_init_privs i
+						 WHERE i.classoid = %3$s AND i.objoid = r.%4$I AND i.objsubid = %5$s), %2$s)$$,
+					col.name,
 					CASE catalog.name::text
 						WHEN 'pg_class' THEN $$CASE r.relkind WHEN 'S' THEN 's'::"char" ELSE 'r' END, r.relowner$$
 						WHEN 'pg_proc' THEN $$'f', r.proowner$$
 						WHEN 'pg_type' THEN $$'T', r.typowner$$
 						WHEN 'pg_namespace' THEN $$'n', r.nspowner$$
 						WHEN 'pg_foreign_data_wrapper' THEN $$'F', r.fdwowner$$
-						WHEN 'pg_attribute' THEN $$'c', 0::oid$$ END)
+						WHEN 'pg_attribute' THEN $$'c', 0::oid$$ END,
+					catalog.describes::oid, catalog.first,
+					CASE WHEN catalog.name = 'pg_attribute'::regclass THEN 'r.attnum' ELSE '0' END)
 				WHEN col.name = 'attoptions' THEN	-- without a mark that the server keeps for itself
 					$$(SELECT array_agg(o) FROM unnest(r.attoptions) o WHERE o NOT LIKE 'pg\_attver=%')::text$$
 				ELSE format('r.%I::text', col.name) END;
@@ -152,6 +163,12 @@ INSERT INTO told
 	FROM part p JOIN pg_attribute a ON p.classid = 'pg_class'::regclass AND a.attrelid = p.objid
 	WHERE a.attnum > 0 AND NOT a.attisdropped GROUP BY p.name;
 
+-- what is dumped, in whatever order
+INSERT INTO told
+	SELECT p.name, 'dumps what is in ' || pg_temp.named('pg_class', c.relation), 'WHERE ' || c.condition
+	FROM part p JOIN pg_extension e ON p.classid = 'pg_extension'::regclass AND e.oid = p.objid
+		CROSS JOIN LATERAL unnest(e.extconfig, e.extcondition) c (relation, condition);
+
 -- catalogs that tell of objects of any kind
 INSERT INTO told
 	SELECT pg_temp.named(p.classid, p.objid, d.objsubid), 'comment', d.description
@@ -159,10 +176,6 @@ INSERT INTO told
 INSERT INTO told
 	SELECT pg_temp.named(p.classid, p.objid, s.objsubid), 'label of ' || s.provider, s.label
 	FROM part p JOIN pg_seclabel s ON s.classoid = p.classid AND s.objoid = p.objid;
-INSERT INTO told
-	SELECT pg_temp.named(p.classid, p.objid, i.objsubid), format('initial privileges (%s)', i.privtype),
-		   pg_temp.privileges(i.initprivs, NULL, NULL)
-	FROM part p JOIN pg_init_privs i ON i.classoid = p.classid AND i.objoid = p.objid;
 INSERT INTO told
 	SELECT pg_temp.named(p.classid, p.objid, d.objsubid),
 		   format('depends (%s) on %s', d.deptype, pg_temp.named(d.refclassid, d.refobjid, d.refobjsubid)),

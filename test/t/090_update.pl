@@ -252,7 +252,7 @@ my @planted = (
 	[ "ALTER FOREIGN DATA WRAPPER order_idempotency_file NO VALIDATOR", qr/_file: fdwvalidator/ ],
 	[ "ALTER EXTENSION $api DROP VIEW $api.claims", qr/view .*claims: kind/ ],
 	[   "UPDATE pg_extension SET extconfig = extconfig[2:], extcondition = extcondition[2:]"
-		  . " WHERE extname = '$api'", qr/extension $api: extconfig/ ]);
+		  . " WHERE extname = '$api'", qr/extension $api: dumps what is in/ ]);
 foreach my $plant (@planted)
 {
 	my ($sql, $pattern) = @$plant;

@@ -12,7 +12,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(new_node create_extension kill_server sql_is consistent
+our @EXPORT = qw(init_node new_node create_extension kill_server sql_is consistent
   wait_until_up);
 
 # Settings of every test's server.  fsync stays off, as Cluster.pm has it: the
@@ -26,11 +26,10 @@ max_prepared_transactions = 10
 autovacuum_naptime = '1h'
 );
 
-# A server of that name, started, with the extension in database postgres.
-# Options: conf, more lines for postgresql.conf; streaming, true where it is
-# going to have standbys; install_path, where the installation of PostgreSQL is,
-# if not in PATH; version, of the extension, if not the default.
-sub new_node
+# A server of that name, not started, and with nothing in it.  Options: conf, more
+# lines for postgresql.conf; streaming, true where it is going to have standbys;
+# install_path, where the installation of PostgreSQL is, if not in PATH.
+sub init_node
 {
 	my ($name, %opt) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name,
@@ -38,6 +37,16 @@ sub new_node
 
 	$node->init(allows_streaming => $opt{streaming} // 0);
 	$node->append_conf('postgresql.conf', $conf . ($opt{conf} // ''));
+	return $node;
+}
+
+# A server of that name, started, with the extension in database postgres.
+# Options: those of init_node(); version, of the extension, if not the default.
+sub new_node
+{
+	my ($name, %opt) = @_;
+	my $node = init_node($name, %opt);
+
 	$node->start;
 	create_extension($node, 'postgres', $opt{version});
 	return $node;
