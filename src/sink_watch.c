@@ -137,7 +137,7 @@ make_ready_to_end(void)
 {
 	InterruptHoldoffCount = holdoff;
 	error_context_stack = NULL;
-	PG_SETMASK(&UnBlockSig);
+	sigprocmask(SIG_SETMASK, &UnBlockSig, NULL);
 	disable_timeout(ticker, false);
 	on_proc_exit(end_now, (Datum) 0);
 }

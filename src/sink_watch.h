@@ -10,6 +10,7 @@
 
 #include <setjmp.h>
 
+#include "compat.h"
 #include "datatype/timestamp.h"
 
 /* where a callback that cannot be ended is left for; see sink_watch.c */
@@ -17,7 +18,7 @@ extern sigjmp_buf oi_watch_escape;
 
 extern void oi_watch_start(TimestampTz deadline);
 extern bool oi_watch_stop(void);
-extern void oi_watch_abandon(const char *library) pg_attribute_noreturn();
+OI_NORETURN extern void oi_watch_abandon(const char *library);
 extern void oi_watch_abandon_exiting(const char *library);
 
 #endif							/* OI_SINK_WATCH_H */
