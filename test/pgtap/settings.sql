@@ -8,6 +8,7 @@ SELECT order_idempotency.get_order('k');
 CREATE ROLE somebody;
 SELECT pg_temp.rows_are($$SELECT name, vartype, unit, context, boot_val, min_val, max_val FROM pg_settings
 					WHERE name LIKE 'order_idempotency.%' ORDER BY name COLLATE "C"$$, $$VALUES
+	('order_idempotency.environment', 'string', NULL, 'sighup', '', NULL, NULL),
 	('order_idempotency.headers', 'string', NULL, 'user', '', NULL, NULL),
 	('order_idempotency.in_flight_wait', 'integer', 'ms', 'user', '5000', '-1', '2147483647'),
 	('order_idempotency.key_retention', 'integer', 's', 'sighup', '604800', '1', '2147483647'),
