@@ -64,15 +64,12 @@ sub copy_as_template
 {
 	my ($node, $copy) = @_;
 
-	foreach my $try (1 .. 30)
-	{
-		$node->psql('postgres', <<~SQL);
-			SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
-			WHERE datname = '$db';
-			SQL
-		return if $node->psql('postgres', "CREATE DATABASE $copy TEMPLATE $db") == 0;
-	}
-	die 'the database could not be copied';
+	$node->safe_psql('postgres', $_) foreach
+	  "ALTER DATABASE $db ALLOW_CONNECTIONS false",
+	  "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '$db'",
+	  "CREATE DATABASE $copy TEMPLATE $db",
+	  "ALTER DATABASE $db ALLOW_CONNECTIONS true";
+	return;
 }
 
 # What two files together have sent.
