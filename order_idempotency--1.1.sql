@@ -536,12 +536,28 @@ CREATE FUNCTION order_counts(OUT created bigint, OUT applied bigint, OUT cancell
 	LANGUAGE C STABLE PARALLEL SAFE ROWS 1
 	AS 'MODULE_PATHNAME', 'oi_order_counts';
 
+CREATE FUNCTION retry_counts(at timestamptz, OUT source text, OUT minutes int, OUT firsts bigint, OUT retries bigint)
+	RETURNS SETOF record
+	LANGUAGE C STABLE PARALLEL SAFE ROWS 6
+	AS 'MODULE_PATHNAME', 'oi_retry_counts';
+
+CREATE FUNCTION retried_keys(at timestamptz, OUT source text, OUT scope text, OUT key text, OUT retries bigint,
+							 OUT overcount bigint, OUT last_retry_at timestamptz)
+	RETURNS SETOF record
+	LANGUAGE C STABLE PARALLEL SAFE ROWS 64
+	AS 'MODULE_PATHNAME', 'oi_retried_keys';
+
 CREATE FUNCTION reset_stats() RETURNS void
 	LANGUAGE C VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'oi_reset_stats';
 
 CREATE VIEW claim_stats AS SELECT * FROM claim_counts();
 CREATE VIEW order_stats AS SELECT * FROM order_counts();
+CREATE VIEW retry_ratio AS
+	SELECT c.source, c.minutes, c.firsts, c.retries, c.retries::double precision / NULLIF(c.firsts, 0) AS ratio
+	FROM retry_counts(pg_catalog.statement_timestamp()) c;
+CREATE VIEW hot_keys AS
+	SELECT * FROM retried_keys(pg_catalog.statement_timestamp()) ORDER BY retries DESC, last_retry_at DESC;
 
 ----------------------------------------------------------------------------
 -- Roles
@@ -574,8 +590,10 @@ BEGIN
 		RAISE EXCEPTION 'role must not be null' USING ERRCODE = 'null_value_not_allowed';
 	END IF;
 	EXECUTE format('GRANT USAGE ON SCHEMA order_idempotency TO %s', role);
-	EXECUTE format('GRANT SELECT ON order_idempotency.claim_stats, order_idempotency.order_stats TO %s', role);
-	EXECUTE format('GRANT EXECUTE ON FUNCTION order_idempotency.claim_counts, order_idempotency.order_counts TO %s', role);
+	EXECUTE format('GRANT SELECT ON order_idempotency.claim_stats, order_idempotency.order_stats, '
+				   'order_idempotency.retry_ratio, order_idempotency.hot_keys TO %s', role);
+	EXECUTE format('GRANT EXECUTE ON FUNCTION order_idempotency.claim_counts, order_idempotency.order_counts, '
+				   'order_idempotency.retry_counts, order_idempotency.retried_keys TO %s', role);
 	EXECUTE format('GRANT SELECT ON order_idempotency.abandoned_claims, '
 				   'order_idempotency.account_balance, order_idempotency.current_lifecycle, '
 				   'order_idempotency.subscription_status, order_idempotency.key_store, '
@@ -1100,6 +1118,8 @@ COMMENT ON COLUMN subscription_status.detail IS 'why it is disarmed, and what to
 
 COMMENT ON FUNCTION claim_counts IS 'what view claim_stats shows; no row without shared_preload_libraries';
 COMMENT ON FUNCTION order_counts IS 'what view order_stats shows; no row without shared_preload_libraries';
+COMMENT ON FUNCTION retry_counts IS 'what view retry_ratio shows, with the minutes ending in the ten seconds of that time; no row without shared_preload_libraries';
+COMMENT ON FUNCTION retried_keys IS 'what view hot_keys shows, of the hour of that time and the one before; no row without shared_preload_libraries';
 COMMENT ON FUNCTION reset_stats IS 'Begins all statistics of this database anew, at once, whether the transaction commits or not.';
 COMMENT ON VIEW claim_stats IS
 'calls of the functions of claims in this database by what they answered, whether their transactions committed or not; no row without shared_preload_libraries';
@@ -1129,6 +1149,21 @@ COMMENT ON COLUMN order_stats.illegal IS 'transition_order: illegal (OI003)';
 COMMENT ON COLUMN order_stats.missing IS 'transition_order, cancel_order: missing (OI004)';
 COMMENT ON COLUMN order_stats.refused IS 'create_order: refused by a tombstone (OI005)';
 COMMENT ON COLUMN order_stats.since IS 'as in claim_stats';
+COMMENT ON VIEW retry_ratio IS
+'how many calls of the last 1, 5 and 60 minutes, to within ten seconds, were repeats, of claim_key (source claims) and of the functions of orders (orders)';
+COMMENT ON COLUMN retry_ratio.source IS 'claims or orders';
+COMMENT ON COLUMN retry_ratio.minutes IS '1, 5 or 60';
+COMMENT ON COLUMN retry_ratio.firsts IS 'calls that did their work: claimed; created, applied, cancelled, tombstoned';
+COMMENT ON COLUMN retry_ratio.retries IS 'calls whose work was done or was being done: replayed, in_progress';
+COMMENT ON COLUMN retry_ratio.ratio IS 'retries for each first; null: there were no firsts';
+COMMENT ON VIEW hot_keys IS
+'the most retried keys of this hour and the one before, 64 an hour at most; setting hot_keys hides them';
+COMMENT ON COLUMN hot_keys.source IS 'claims or orders';
+COMMENT ON COLUMN hot_keys.scope IS 'the scope of the claim, its first 63 bytes; null: an order';
+COMMENT ON COLUMN hot_keys.key IS 'the key; where order_idempotency.hot_keys is hash, sha256: and the first 32 hexadecimal digits of its SHA-256';
+COMMENT ON COLUMN hot_keys.retries IS 'how many calls with it were answered replayed or in_progress, at most';
+COMMENT ON COLUMN hot_keys.overcount IS 'of these, how many may have been of other keys; 0: none';
+COMMENT ON COLUMN hot_keys.last_retry_at IS 'when the statement of the last one began';
 
 -- roles
 

@@ -21,13 +21,22 @@
 
 char	   *oi_environment = NULL;
 char	   *oi_headers = NULL;
+int			oi_hot_keys = OI_HOT_KEYS_PLAIN;
 int			oi_in_flight_wait = 5000;
 int			oi_key_retention = 7 * 24 * 60 * 60;
+int			oi_log_duplicates = 0;
 int			oi_max_payload = 1024 * 1024;
 int			oi_max_subscriptions = 64;
 int			oi_pay_within = 0;
 int			oi_poll_interval = 1000;
 bool		oi_publish = true;
+
+static const struct config_enum_entry hot_keys_options[] = {
+	{"off", OI_HOT_KEYS_OFF, false},
+	{"hash", OI_HOT_KEYS_HASH, false},
+	{"plain", OI_HOT_KEYS_PLAIN, false},
+	{NULL, 0, false}
+};
 
 /* what the check of setting headers has seen */
 typedef struct HeadersCheck
@@ -110,6 +119,11 @@ oi_guc_init(void)
 							   "For example {\"traceparent\": \"00-...\"}.  Empty: no headers.",
 							   &oi_headers, "", PGC_USERSET, 0,
 							   check_headers_setting, NULL, NULL);
+	DefineCustomEnumVariable("order_idempotency.hot_keys",
+							 "Sets how the most retried keys are shown to monitoring.",
+							 "plain: as they are.  hash: half of their SHA-256, in log_duplicates too.  off: not at all.",
+							 &oi_hot_keys, OI_HOT_KEYS_PLAIN, hot_keys_options,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("order_idempotency.in_flight_wait",
 							"Sets how long a call waits for another transaction that holds the same key.",
 							"0: not at all.  -1: without limit.",
@@ -120,6 +134,11 @@ oi_guc_init(void)
 							"No lease may be longer.",
 							&oi_key_retention, 7 * 24 * 60 * 60, 1, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("order_idempotency.log_duplicates",
+							"Sets how many duplicate calls a second are logged at most, by the whole server.",
+							"0: none.",
+							&oi_log_duplicates, 0, 0, 1000000,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("order_idempotency.max_payload",
 							"Sets the largest payload, response or headers object, as stored.",
 							NULL, &oi_max_payload,

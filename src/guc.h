@@ -8,10 +8,20 @@
 #ifndef OI_GUC_H
 #define OI_GUC_H
 
+/* hot_keys: how retried keys are kept and shown */
+typedef enum OiHotKeys
+{
+	OI_HOT_KEYS_OFF,			/* not at all */
+	OI_HOT_KEYS_HASH,			/* half of their SHA-256 */
+	OI_HOT_KEYS_PLAIN
+} OiHotKeys;
+
 extern char *oi_environment;	/* where this server is; may be empty */
 extern char *oi_headers;		/* JSON object of strings, or empty */
+extern int	oi_hot_keys;		/* OiHotKeys */
 extern int	oi_in_flight_wait;	/* ms; 0: not at all; -1: for ever */
 extern int	oi_key_retention;	/* s */
+extern int	oi_log_duplicates;	/* lines a second; 0: none */
 extern int	oi_max_payload;		/* bytes */
 extern int	oi_max_subscriptions;
 extern int	oi_pay_within;		/* s; 0: never */

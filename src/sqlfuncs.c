@@ -95,7 +95,7 @@ settle(const OiClaimCall *call)
 {
 	OiClaimOutcome outcome = oi_claim_settle(call);
 
-	oi_stats_note_settled(call, outcome);
+	oi_stats_note_settled(outcome);
 	return CStringGetTextDatum(oi_claim_outcome_name(outcome));
 }
 

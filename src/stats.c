@@ -19,12 +19,15 @@
  * sign may go below zero and come back), and its epoch tells the processes
  * to forget the calls of the current step.
  *
+ * Locks: a database's lock for keys may be taken with the lock of all held.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/xact.h"
 #include "compat.h"
+#include "guc.h"
 #include "miscadmin.h"
 #include "stats.h"
 #include "stats_shmem.h"
@@ -59,7 +62,7 @@ stats_request(void)
 		prev_shmem_request_hook();
 
 	RequestAddinShmemSpace(stats_size());
-	RequestNamedLWLockTranche(TRANCHE, 1);
+	RequestNamedLWLockTranche(TRANCHE, 1 + OI_STATS_DATABASES);
 }
 
 /* The postmaster ends, after all its children, or begins anew after a crash. */
@@ -96,6 +99,8 @@ stats_startup(void)
 	{
 		memset(oi_stats, 0, stats_size());
 		oi_stats->lock = &GetNamedLWLockTranche(TRANCHE)->lock;
+		oi_stats->key_locks = GetNamedLWLockTranche(TRANCHE) + 1;
+		oi_stats_limit_init(&oi_stats->limit);
 		oi_stats->nsessions = MaxBackends;
 		for (int i = 0; i < oi_stats->nsessions; i++)
 			clear_session(&oi_stats->sessions[i]);
@@ -275,6 +280,13 @@ add_one(pg_atomic_uint64 *counter)
 	pg_atomic_write_u64(counter, pg_atomic_read_u64(counter) + 1);
 }
 
+/* The database that this process counts for, or NULL. */
+OiStatsDatabase *
+oi_stats_my_database(void)
+{
+	return my_session ? &oi_stats->databases[my_session->database] : NULL;
+}
+
 /* Counts a call. */
 static void
 count(OiStatsCounter counter, OiStatsCall call)
@@ -282,6 +294,8 @@ count(OiStatsCounter counter, OiStatsCall call)
 	OiStatsSession *session = my_session;
 	int64		step = oi_stats_step(GetCurrentStatementStartTimestamp());
 
+	if (oi_stats == NULL)
+		return;
 	if (session == NULL || session->step != step ||
 		session->epoch != oi_stats->databases[session->database].epoch)
 	{
@@ -294,12 +308,21 @@ count(OiStatsCounter counter, OiStatsCall call)
 		add_one(&session->calls[call]);
 }
 
+/* A call whose key was known already: its first one, or another request, was. */
+static void
+note_duplicate(const OiStatsDuplicate *duplicate, bool retry)
+{
+	if (retry && oi_hot_keys != OI_HOT_KEYS_OFF)
+		oi_stats_note_key(duplicate);
+	if (oi_log_duplicates > 0)
+		oi_stats_log(duplicate);
+}
+
 /* claim_key has its answer. */
 void
 oi_stats_note_claim(const OiClaimCall *call, const OiClaimAnswer *answer)
 {
-	if (oi_stats == NULL)
-		return;
+	OiStatsDuplicate duplicate;
 
 	switch (answer->outcome)
 	{
@@ -307,7 +330,7 @@ oi_stats_note_claim(const OiClaimCall *call, const OiClaimAnswer *answer)
 			count(OI_STATS_CLAIMED, OI_STATS_CLAIM_FIRST);
 			if (answer->attempt > 1)
 				count(OI_STATS_TAKEN_OVER, OI_STATS_NO_CALL);
-			break;
+			return;
 		case OI_CLAIM_REPLAYED:
 			count(OI_STATS_CLAIM_REPLAYED, OI_STATS_CLAIM_RETRY);
 			break;
@@ -318,11 +341,17 @@ oi_stats_note_claim(const OiClaimCall *call, const OiClaimAnswer *answer)
 			count(OI_STATS_CLAIM_MISMATCH, OI_STATS_NO_CALL);
 			break;
 	}
+
+	duplicate.function = "claim_key";
+	duplicate.outcome = oi_claim_outcome_name(answer->outcome);
+	duplicate.scope = call->scope;
+	duplicate.key = call->key;
+	note_duplicate(&duplicate, answer->outcome != OI_CLAIM_MISMATCH);
 }
 
 /* complete_key, extend_key or release_key has its answer. */
 void
-oi_stats_note_settled(const OiClaimCall *call, OiClaimOutcome outcome)
+oi_stats_note_settled(OiClaimOutcome outcome)
 {
 	static const OiStatsCounter counters[] = {
 		[OI_CLAIM_REPLAYED] = OI_STATS_COMPLETED_AGAIN,
@@ -333,23 +362,35 @@ oi_stats_note_settled(const OiClaimCall *call, OiClaimOutcome outcome)
 		[OI_CLAIM_UNKNOWN] = OI_STATS_UNKNOWN,
 	};
 
-	if (oi_stats != NULL)
-		count(counters[outcome], OI_STATS_NO_CALL);
+	count(counters[outcome], OI_STATS_NO_CALL);
 }
 
 /* create_order, transition_order or cancel_order has its answer. */
 void
 oi_stats_note_order(const OiOrderCall *call, const OiOrderAnswer *answer)
 {
-	OiStatsCall kind = OI_STATS_NO_CALL;
+	static const char *const functions[] = {
+		[OI_VERB_CREATE] = "create_order",
+		[OI_VERB_TRANSITION] = "transition_order",
+		[OI_VERB_CANCEL] = "cancel_order",
+	};
+	bool		first = answer->outcome <= OI_TOMBSTONED;
+	bool		retry = answer->outcome == OI_REPLAYED ||
+	answer->outcome == OI_IN_PROGRESS;
 
-	if (oi_stats == NULL)
-		return;
-	if (answer->outcome <= OI_TOMBSTONED)
-		kind = OI_STATS_ORDER_FIRST;
-	else if (answer->outcome == OI_REPLAYED || answer->outcome == OI_IN_PROGRESS)
-		kind = OI_STATS_ORDER_RETRY;
-	count(OI_STATS_ORDERS + answer->outcome, kind);
+	count(OI_STATS_ORDERS + answer->outcome,
+		  first ? OI_STATS_ORDER_FIRST :
+		  retry ? OI_STATS_ORDER_RETRY : OI_STATS_NO_CALL);
+	if (retry || answer->outcome == OI_MISMATCH)
+	{
+		OiStatsDuplicate duplicate;
+
+		duplicate.function = functions[call->verb];
+		duplicate.outcome = oi_outcome_name(answer->outcome);
+		duplicate.scope = NULL;
+		duplicate.key = call->key;
+		note_duplicate(&duplicate, retry);
+	}
 }
 
 /* All that was counted for a database.  The lock is held. */
@@ -403,6 +444,9 @@ oi_stats_reset(OiStatsDatabase *db)
 	for (int i = 0; i < OI_STATS_COUNTERS; i++)
 		db->counters[i] -= totals[i];
 	memset(db->steps, 0, sizeof(db->steps));
+	LWLockAcquire(oi_stats_key_lock(db), LW_EXCLUSIVE);
+	memset(db->hours, 0, sizeof(db->hours));
+	LWLockRelease(oi_stats_key_lock(db));
 	db->epoch++;
 	db->since = GetCurrentTimestamp();
 }

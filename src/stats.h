@@ -12,17 +12,9 @@
 #include "order.h"
 #include "order_sink.h"
 
-/* setting hot_keys: how retried keys are shown */
-typedef enum OiHotKeys
-{
-	OI_HOT_KEYS_OFF,			/* not at all, and not kept */
-	OI_HOT_KEYS_HASH,			/* half of their SHA-256 */
-	OI_HOT_KEYS_PLAIN
-} OiHotKeys;
-
 extern void oi_stats_init(void);
 extern void oi_stats_note_claim(const OiClaimCall *call, const OiClaimAnswer *answer);
-extern void oi_stats_note_settled(const OiClaimCall *call, OiClaimOutcome outcome);
+extern void oi_stats_note_settled(OiClaimOutcome outcome);
 extern void oi_stats_note_order(const OiOrderCall *call, const OiOrderAnswer *answer);
 extern void oi_stats_note_delivery(int32 subscription, OiSinkOutcome outcome,
 								   TimestampTz created_at, TimestampTz now);

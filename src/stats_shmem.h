@@ -12,6 +12,8 @@
 #include "port/atomics.h"
 #include "storage/lwlock.h"
 
+#include "args.h"
+
 /* of how many databases something is kept; the least recently used gives way */
 #define OI_STATS_DATABASES 32
 
@@ -19,6 +21,10 @@
 #define OI_STATS_STEP (10 * USECS_PER_SEC)
 #define OI_STATS_MINUTE 6		/* steps */
 #define OI_STATS_STEPS (60 * OI_STATS_MINUTE + 1)
+
+/* how many retried keys are kept of an hour; a scope may be cut */
+#define OI_STATS_KEYS 64
+#define OI_STATS_SCOPE_LEN 63
 
 /* claims by outcome, then orders by outcome */
 typedef enum OiStatsCounter
@@ -70,7 +76,33 @@ typedef struct OiStatsStep
 	uint32		calls[OI_STATS_CALLS];
 } OiStatsStep;
 
-/* One database.  Under the lock. */
+/* a retried key; the text is scope, key */
+typedef struct OiStatsKey
+{
+	bool		order;			/* of an order, not a claim */
+	bool		hashed;			/* the key is a hash in hexadecimal */
+	uint8		scope_len;
+	uint8		key_len;
+	TimestampTz last_at;
+	char text[	OI_STATS_SCOPE_LEN + OI_MAX_KEY];
+} OiStatsKey;
+
+/* The most retried keys of an hour.  See stats_keys.c. */
+typedef struct OiStatsKeys
+{
+	int64		hour;
+	int			n;
+	uint32		least;			/* no key has fewer retries */
+	int			next;			/* keys before it have more */
+	uint8		heads[OI_STATS_KEYS];	/* chains of places, by hash */
+	uint8		links[OI_STATS_KEYS];
+	uint64		hashes[OI_STATS_KEYS];
+	uint32		retries[OI_STATS_KEYS];
+	uint32		over[OI_STATS_KEYS];	/* of these, what may be others' */
+	OiStatsKey	keys[OI_STATS_KEYS];
+} OiStatsKeys;
+
+/* One database.  Under the lock, but for hours, which has one of its own. */
 typedef struct OiStatsDatabase
 {
 	Oid			dboid;			/* InvalidOid: free */
@@ -80,11 +112,39 @@ typedef struct OiStatsDatabase
 	TimestampTz used_at;		/* when a session came or went */
 	uint64		counters[OI_STATS_COUNTERS];
 	OiStatsStep steps[OI_STATS_STEPS];	/* step n is at n % OI_STATS_STEPS */
+	OiStatsKeys hours[2];		/* hour n is at n & 1 */
 } OiStatsDatabase;
+
+/* a key, and what was counted of it */
+typedef struct OiStatsKeyCount
+{
+	OiStatsKey	key;
+	uint64		hash;
+	uint64		retries;
+	uint64		over;
+} OiStatsKeyCount;
+
+/* a call whose key was known already */
+typedef struct OiStatsDuplicate
+{
+	const char *function;
+	const char *outcome;
+	const text *scope;			/* NULL: an order */
+	const text *key;
+} OiStatsDuplicate;
+
+/* how many lines were logged in the current second, and not logged since */
+typedef struct OiStatsLimit
+{
+	pg_atomic_uint64 lines;		/* the second, and how many */
+	pg_atomic_uint32 suppressed;
+} OiStatsLimit;
 
 typedef struct OiStats
 {
 	LWLock	   *lock;
+	LWLockPadded *key_locks;	/* one a database */
+	OiStatsLimit limit;
 	int			nsessions;
 	OiStatsDatabase databases[OI_STATS_DATABASES];
 	OiStatsSession sessions[FLEXIBLE_ARRAY_MEMBER];
@@ -100,6 +160,20 @@ extern void oi_stats_sum_steps(const OiStatsDatabase *db, int64 step, int minute
 							   uint64 *calls);
 extern void oi_stats_reset(OiStatsDatabase *db);
 extern void oi_stats_settle_sessions(void);
+extern OiStatsDatabase *oi_stats_my_database(void);
+
+/* stats_keys.c */
+/* a hash in hexadecimal, with its end */
+#define OI_STATS_HEX_LEN 33
+
+extern void oi_stats_hash_key(const text *key, char *hex);
+extern LWLock *oi_stats_key_lock(const OiStatsDatabase *db);
+extern void oi_stats_note_key(const OiStatsDuplicate *duplicate);
+extern int	oi_stats_keys(OiStatsDatabase *db, TimestampTz at, OiStatsKeyCount *found);
+
+/* stats_log.c */
+extern void oi_stats_limit_init(OiStatsLimit *limit);
+extern void oi_stats_log(const OiStatsDuplicate *duplicate);
 
 /* stats_file.c */
 extern void oi_stats_load(void);

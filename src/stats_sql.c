@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "funcapi.h"
+#include "guc.h"
 #include "miscadmin.h"
 #include "stats_shmem.h"
 #include "utils/builtins.h"
@@ -18,6 +19,8 @@
 PG_FUNCTION_INFO_V1(oi_claim_counts);
 PG_FUNCTION_INFO_V1(oi_order_counts);
 PG_FUNCTION_INFO_V1(oi_reset_stats);
+PG_FUNCTION_INFO_V1(oi_retried_keys);
+PG_FUNCTION_INFO_V1(oi_retry_counts);
 
 /*
  * Returns one row: n counters, and since when they count.  Who has not counted
@@ -81,4 +84,91 @@ oi_reset_stats(PG_FUNCTION_ARGS)
 		LWLockRelease(oi_stats->lock);
 	}
 	PG_RETURN_VOID();
+}
+
+/*
+ * retry_counts(at timestamptz): firsts and retries, of claims and of orders,
+ * in the 1, 5 and 60 minutes before then.
+ */
+Datum
+oi_retry_counts(PG_FUNCTION_ARGS)
+{
+	static const int minutes[] = {1, 5, 60};
+	static const char *const sources[] = {"claims", "orders"};
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	uint64		calls[lengthof(minutes)][OI_STATS_CALLS] = {0};
+	OiStatsDatabase *db;
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (oi_stats == NULL || PG_ARGISNULL(0))
+		return (Datum) 0;
+
+	LWLockAcquire(oi_stats->lock, LW_SHARED);
+	db = oi_stats_database(MyDatabaseId);
+	for (int i = 0; db && i < (int) lengthof(minutes); i++)
+		oi_stats_sum_steps(db, oi_stats_step(PG_GETARG_TIMESTAMPTZ(0)),
+						   minutes[i], calls[i]);
+	LWLockRelease(oi_stats->lock);
+
+	for (int source = 0; source < (int) lengthof(sources); source++)
+		for (int i = 0; i < (int) lengthof(minutes); i++)
+		{
+			Datum		values[4];
+			bool		nulls[4] = {0};
+
+			values[0] = CStringGetTextDatum(sources[source]);
+			values[1] = Int32GetDatum(minutes[i]);
+			values[2] = Int64GetDatum((int64) calls[i][OI_STATS_CLAIM_FIRST + 2 * source]);
+			values[3] = Int64GetDatum((int64) calls[i][OI_STATS_CLAIM_RETRY + 2 * source]);
+			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+		}
+	return (Datum) 0;
+}
+
+/* One retried key as a row. */
+static void
+put_key(ReturnSetInfo *rsinfo, const OiStatsKeyCount *count)
+{
+	const OiStatsKey *key = &count->key;
+	const char *name = key->text +key->scope_len;
+	Datum		values[6];
+	bool		nulls[6] = {0};
+
+	nulls[1] = key->order;
+	values[0] = CStringGetTextDatum(key->order ? "orders" : "claims");
+	values[1] = PointerGetDatum(cstring_to_text_with_len(key->text, key->scope_len));
+	values[2] = key->hashed ?
+		CStringGetTextDatum(psprintf("sha256:%.*s", key->key_len, name)) :
+		PointerGetDatum(cstring_to_text_with_len(name, key->key_len));
+	values[3] = Int64GetDatum((int64) count->retries);
+	values[4] = Int64GetDatum((int64) count->over);
+	values[5] = TimestampTzGetDatum(key->last_at);
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+/*
+ * retried_keys(at timestamptz): the most retried keys of the hour that this
+ * is in and of the one before, as far as setting hot_keys lets them be seen.
+ */
+Datum
+oi_retried_keys(PG_FUNCTION_ARGS)
+{
+	OiStatsKeyCount *found = palloc(sizeof(OiStatsKeyCount) * 2 * OI_STATS_KEYS);
+	OiStatsDatabase *db;
+	int			n = 0;
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (oi_stats == NULL || PG_ARGISNULL(0) || oi_hot_keys == OI_HOT_KEYS_OFF)
+		return (Datum) 0;
+
+	LWLockAcquire(oi_stats->lock, LW_SHARED);
+	db = oi_stats_database(MyDatabaseId);
+	if (db != NULL)
+		n = oi_stats_keys(db, PG_GETARG_TIMESTAMPTZ(0), found);
+	LWLockRelease(oi_stats->lock);
+
+	for (int i = 0; i < n; i++)
+		if (found[i].key.hashed == (oi_hot_keys == OI_HOT_KEYS_HASH))
+			put_key((ReturnSetInfo *) fcinfo->resultinfo, &found[i]);
+	return (Datum) 0;
 }

@@ -61,6 +61,10 @@ SELECT pg_temp.rows_are($$
 	('release_key', 'key text, scope text DEFAULT ''default''::text, attempt integer DEFAULT NULL::integer', 'text'),
 	('reset_stats', '', 'void'),
 	('resume_subscription', 'name text', 'void'),
+	('retried_keys', 'at timestamp with time zone, OUT source text, OUT scope text, OUT key text, OUT retries bigint, '
+		'OUT overcount bigint, OUT last_retry_at timestamp with time zone', 'SETOF record'),
+	('retry_counts', 'at timestamp with time zone, OUT source text, OUT minutes integer, OUT firsts bigint, '
+		'OUT retries bigint', 'SETOF record'),
 	('rotate_keys', 'IN retention interval DEFAULT NULL::interval, INOUT began bigint DEFAULT NULL::bigint, '
 		'INOUT emptied integer DEFAULT NULL::integer', NULL),
 	('subscription_workers', 'OUT subscription integer, OUT pid integer, OUT state text, OUT last_error text, '

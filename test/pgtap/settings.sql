@@ -10,8 +10,10 @@ SELECT pg_temp.rows_are($$SELECT name, vartype, unit, context, boot_val, min_val
 					WHERE name LIKE 'order_idempotency.%' ORDER BY name COLLATE "C"$$, $$VALUES
 	('order_idempotency.environment', 'string', NULL, 'sighup', '', NULL, NULL),
 	('order_idempotency.headers', 'string', NULL, 'user', '', NULL, NULL),
+	('order_idempotency.hot_keys', 'enum', NULL, 'sighup', 'plain', NULL, NULL),
 	('order_idempotency.in_flight_wait', 'integer', 'ms', 'user', '5000', '-1', '2147483647'),
 	('order_idempotency.key_retention', 'integer', 's', 'sighup', '604800', '1', '2147483647'),
+	('order_idempotency.log_duplicates', 'integer', NULL, 'sighup', '0', '0', '1000000'),
 	('order_idempotency.max_payload', 'integer', 'B', 'superuser', '1048576', '1024', '268435456'),
 	('order_idempotency.max_subscriptions', 'integer', NULL, 'postmaster', '64', '1', '1024'),
 	('order_idempotency.pay_within', 'integer', 's', 'user', '0', '0', '2147483647'),

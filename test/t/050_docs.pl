@@ -377,6 +377,7 @@ is( sorted(map { join '|', @$_[ 0 .. 4 ] } @settings),
 			q{SELECT substr(name, 19), unit,
 					 CASE WHEN boot_val = '' THEN 'empty' ELSE boot_val END,
 					 CASE vartype WHEN 'bool' THEN 'on, off'
+								  WHEN 'enum' THEN array_to_string(enumvals, ', ')
 								  WHEN 'string' THEN CASE name WHEN 'order_idempotency.headers'
 														   THEN 'a JSON object of strings' ELSE 'any text' END
 								  ELSE min_val || ' to ' || max_val END,

@@ -200,7 +200,7 @@ my %spoiled = (
 	'empty' => '',
 	'longer' => "$content\0",
 	'with one bit changed' => do { my $c = $content; substr($c, $middle, 1) ^= "\1"; $c },
-	'without its second half' => do { my $c = $content; substr($c, $middle) = "\0" x (length($c) - $middle); $c },
+	'of which the end was not written' => do { my $c = $content; substr($c, 100) = "\0" x (length($c) - 100); $c },
 	'of another server version' => do { my $c = $content; substr($c, 8, 1) ^= "\1"; $c },
 	'of another format' => do { my $c = $content; substr($c, 12, 1) ^= "\1"; $c },
 	'without its magic' => 'x' . substr($content, 1));
