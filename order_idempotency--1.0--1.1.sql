@@ -141,6 +141,8 @@ CREATE FOREIGN DATA WRAPPER order_idempotency_http
 	NO HANDLER VALIDATOR http_sink_validator;
 REVOKE ALL ON FUNCTION http_sink_validator(text[], oid) FROM PUBLIC;
 
+COMMENT ON FOREIGN DATA WRAPPER order_idempotency_file IS
+'sink that appends events to a file, one CloudEvent 1.0 a line; server options: path (absolute path of a directory; takes pg_write_server_files), fsync (boolean, default on), rotate_size (1kB to 1TB; default: no rotation)';
 COMMENT ON FOREIGN DATA WRAPPER order_idempotency_http IS
 'sink that sends each event by a POST, as a CloudEvent 1.0 in binary mode; server options: url; allow_addresses (networks; default: public addresses), ca_file (takes pg_read_server_files), max_in_flight (1 to 256 requests, default 8), timeout (100 to 25000 ms for a request, default 10000); options of user mappings: secret (of Standard Webhooks), token (for Authorization: Bearer)';
 COMMENT ON FUNCTION http_sink_validator IS 'validator of order_idempotency_http: checks the options of servers and user mappings when they are written';

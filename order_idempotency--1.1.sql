@@ -1038,7 +1038,7 @@ order_idempotency.max_payload; 25006 read-only transaction or standby.';
 -- subscriptions and sinks
 
 COMMENT ON FOREIGN DATA WRAPPER order_idempotency_file IS
-'sink that appends events to a file, one CloudEvent 1.0 a line; server options: path (absolute path of a directory; takes pg_write_server_files), fsync (boolean, default on)';
+'sink that appends events to a file, one CloudEvent 1.0 a line; server options: path (absolute path of a directory; takes pg_write_server_files), fsync (boolean, default on), rotate_size (1kB to 1TB; default: no rotation)';
 COMMENT ON FUNCTION file_sink_validator IS 'validator of order_idempotency_file: checks the options of servers when they are written';
 COMMENT ON FOREIGN DATA WRAPPER order_idempotency_http IS
 'sink that sends each event by a POST, as a CloudEvent 1.0 in binary mode; server options: url; allow_addresses (networks; default: public addresses), ca_file (takes pg_read_server_files), max_in_flight (1 to 256 requests, default 8), timeout (100 to 25000 ms for a request, default 10000); options of user mappings: secret (of Standard Webhooks), token (for Authorization: Bearer)';

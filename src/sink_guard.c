@@ -114,7 +114,8 @@ restore_signals(void)
 
 	sigprocmask(SIG_SETMASK, &UnBlockSig, &blocked);
 	for (int i = 0; i < (int) lengthof(signals); i++)
-		changed |= sigismember(&blocked, signals[i]) == 1;
+		changed |= sigismember(&blocked, signals[i]) == 1 &&
+			sigismember(&UnBlockSig, signals[i]) == 0;
 
 	return changed;
 }

@@ -6,8 +6,8 @@
  * Nothing of it is believed that could do harm.  A sink works on copies of the
  * events, so all it can change of them is the outcome.  An outcome that is none
  * means to send the event again.  So does any outcome of an event behind one
- * of the same key that was not delivered: the order of a key's events is ours
- * to keep.  Reasons come from who knows where; they are made one line
+ * of the same key that was not delivered: it counts as not tried, since the
+ * order of a key's events is ours to keep.  Reasons come from who knows where; they are made one line
  * of valid text, no longer than is of use, without the secrets of the
  * user mapping.
  *
@@ -51,6 +51,17 @@ hide_secret(StringInfo text, const char *secret)
 }
 
 /*
+ * Is a character, of so many bytes, one that a terminal may act on?
+ */
+static bool
+is_control(const unsigned char *at, int bytes)
+{
+	if (bytes == 2 && GetDatabaseEncoding() == PG_UTF8)
+		return at[0] == 0xc2 && at[1] < 0xa0;
+	return bytes == 1 && (at[0] < ' ' || at[0] == 0x7f);
+}
+
+/*
  * Append text up to a number of bytes: whole and valid characters, each run of
  * control characters as one blank.
  */
@@ -62,7 +73,6 @@ append_clean(StringInfo out, const char *text, int len)
 	for (int at = 0; at < len;)
 	{
 		int			bytes = pg_encoding_verifymbchar(encoding, text +at, len - at);
-		bool		control = (unsigned char) text[at] < ' ' || text[at] == 0x7f;
 
 		if (out->len + Max(bytes, 1) > OI_REASON_LEN)
 		{
@@ -71,7 +81,7 @@ append_clean(StringInfo out, const char *text, int len)
 		}
 		if (bytes <= 0)
 			appendStringInfoChar(out, '?');
-		else if (!control)
+		else if (!is_control((const unsigned char *) &text[at], bytes))
 			appendBinaryStringInfo(out, text +at, bytes);
 		else if (out->len > 0 && out->data[out->len - 1] != ' ')
 			appendStringInfoChar(out, ' ');
@@ -119,15 +129,17 @@ take_answer(const OiSinkState *state, OiSinkEvent *event, const OiSinkEvent *ans
 		event->reason = psprintf("sink gave the unknown outcome %d", (int) answer->outcome);
 		return;
 	}
-	event->reason = answer->reason ? oi_outcome_text(state, answer->reason) :
-		"sink gave no reason";
+	if (answer->reason != NULL)
+		event->reason = oi_outcome_text(state, answer->reason);
+	else if (event->outcome == OI_SINK_REJECTED)
+		event->reason = "sink gave no reason";
 	if (event->outcome == OI_SINK_RETRY)
 		event->retry_after = Max(0, Min(answer->retry_after, OI_RETRY_AFTER_MOST));
 }
 
 /*
  * Have the events behind one that was not delivered, of the same key, be sent
- * again.  Keys are told apart by a hash: two that share it only wait for
+ * again, as events that were not tried.  Keys are told apart by a hash: two that share it only wait for
  * each other.
  */
 static void
@@ -150,7 +162,7 @@ hold_back(OiSinkEvent *events, int first, int n)
 		if (!held)
 			continue;
 		events[i].outcome = OI_SINK_RETRY;
-		events[i].reason = "an earlier event of the same key was not delivered";
+		events[i].reason = NULL;
 		events[i].retry_after = 0;
 	}
 	hash_destroy(failed);

@@ -6,7 +6,8 @@
  * While a callback runs, a timer ticks each second.
  *
  * A callback that goes on behind its deadline is canceled, as a query would be:
- * an ERROR at its next CHECK_FOR_INTERRUPTS().
+ * an ERROR at its next CHECK_FOR_INTERRUPTS().  If it takes no notice of that
+ * either, the process is terminated there.
  *
  * One that does not come to any CHECK_FOR_INTERRUPTS(), although somebody waits
  * for this process, would hold up the shutdown of the server, or CREATE and
@@ -68,11 +69,14 @@ is_waited_for(void)
 static void
 tick(void)
 {
+	TimestampTz now = GetCurrentTimestamp();
+
 	unheard = is_waited_for() ? unheard + 1 : 0;
-	if (GetCurrentTimestamp() >= end)
+	if (now >= end)
 	{
 		overdue = true;
 		QueryCancelPending = true;
+		ProcDiePending |= now >= TimestampTzPlusMilliseconds(end, GRACE);
 		InterruptPending = true;
 	}
 	if (unheard >= UNHEARD_TICKS && InterruptHoldoffCount == holdoff + 1 &&
@@ -151,7 +155,7 @@ oi_watch_abandon(const char *library)
 	make_ready_to_end();
 	ereport(FATAL,
 			(errcode(ERRCODE_FDW_ERROR),
-			 errmsg("sink library \"%s\" does not look at interrupts", library),
+			 errmsg("sink library \"%s\" does not return", library),
 			 errdetail("Its worker ends, and another one is started.")));
 	pg_unreachable();
 }

@@ -14,57 +14,39 @@
  * are remembered: an event with one of them is there already.  After a write
  * that failed the file is cut back to where it was.
  *
+ * Where a batch would make the file larger than option rotate_size, the file is
+ * given another name first; where it has fewer lines than that, the start goes on
+ * with the end of the newest of those (file_rotation.c).
+ *
  * An exclusive lock on the file keeps a second writer away, such as another
- * subscription with the same file.  If the file was renamed or removed, as log
- * rotation does, the next batch goes to a new one.
+ * subscription with the same file.  If the file was renamed or removed by somebody
+ * else, as log rotation does, the next batch goes to a new one.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/file_perm.h"
+#include "file_sink.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "order_sink.h"
 #include "pgstat.h"
 #include "storage/fd.h"
 #include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
-#include "utils/hsearch.h"
 #include "utils/wait_event.h"
 
 PG_MODULE_MAGIC;
 
-/* how much of the file is read at a time */
-#define BLOCK_SIZE 65536
-
-/* what a line begins with, as oi_cloudevent_append writes it; the id follows */
-#define LINE_START "{\"specversion\":\"1.0\",\"id\":\""
-#define UUID_TEXT_LEN 36
-#define LINE_HEAD_LEN (sizeof(LINE_START) - 1 + UUID_TEXT_LEN)
-
-typedef struct FileSink
-{
-	int			fd;				/* -1: not open */
-	bool		ready;			/* open, locked, and its end looked at */
-	char	   *directory;
-	char	   *path;
-	bool		sync;
-	struct stat identity;		/* of the file that is open */
-	off_t		broken_from;	/* a write failed that began here; -1: none */
-	HTAB	   *written;		/* ids of events in the file, maybe unrecorded */
-} FileSink;
-
 /*
  * Raise the error of a failed call on the file.
  */
-static void
-report_failure(const char *what, const char *path)
+void
+file_report_failure(const char *what, const char *path)
 {
 	ereport(ERROR,
 			(errcode_for_file_access(),
@@ -81,14 +63,17 @@ file_check_configured(OiSinkState *state)
 		return "option \"path\" is missing";
 	if (state->topic == NULL)
 		return "there is no topic";
+	if (oi_sink_option(state->options, "rotate_size") != NULL &&
+		strlen(state->topic) + file_suffix_length() > NAME_MAX)
+		return "the topic is too long for the names of rotated files";
 	return NULL;
 }
 
 /*
  * Flush a descriptor, unless told not to.  False, with errno: it failed.
  */
-static bool
-sync_fd(const FileSink *sink, int fd)
+bool
+file_sync(const FileSink *sink, int fd)
 {
 	int			result;
 
@@ -110,9 +95,9 @@ sync_directory(const FileSink *sink)
 	int			fd = OpenTransientFile(sink->directory, O_RDONLY);
 
 	if (fd < 0)
-		report_failure("open", sink->directory);
-	if (!sync_fd(sink, fd))
-		report_failure("fsync", sink->directory);
+		file_report_failure("open", sink->directory);
+	if (!file_sync(sink, fd))
+		file_report_failure("fsync", sink->directory);
 	CloseTransientFile(fd);
 }
 
@@ -157,18 +142,18 @@ open_file(FileSink *sink)
 	if (sink->fd < 0)
 	{
 		ReleaseExternalFD();
-		report_failure("open", sink->path);
+		file_report_failure("open", sink->path);
 	}
 	if (flock(sink->fd, LOCK_EX | LOCK_NB) != 0)
 	{
 		if (errno != EWOULDBLOCK)
-			report_failure("lock", sink->path);
+			file_report_failure("lock", sink->path);
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("file \"%s\" is being written to by another process", sink->path)));
 	}
 	if (fstat(sink->fd, &sink->identity) != 0)
-		report_failure("stat", sink->path);
+		file_report_failure("stat", sink->path);
 	if (!S_ISREG(sink->identity.st_mode))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
@@ -180,101 +165,27 @@ open_file(FileSink *sink)
 }
 
 /*
- * Read from a place in the file; all that was asked for has to be there.
- */
-static void
-read_at(const FileSink *sink, char *buf, size_t len, off_t at)
-{
-	ssize_t		got = pg_pread(sink->fd, buf, len, at);
-
-	if (got < 0)
-		report_failure("read", sink->path);
-	if ((size_t) got != len)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("could not read file \"%s\": read %zd of %zu",
-						sink->path, got, len)));
-}
-
-/*
- * Remember the event of a line that begins at a place in the file, if there
- * is one of ours.
- */
-static void
-remember_line(FileSink *sink, off_t at, off_t size)
-{
-	char		head[LINE_HEAD_LEN + 1];
-	Datum		id;
-
-	if (size - at < (off_t) LINE_HEAD_LEN)
-		return;
-	read_at(sink, head, LINE_HEAD_LEN, at);
-	head[LINE_HEAD_LEN] = '\0';
-	if (strncmp(head, LINE_START, strlen(LINE_START)) != 0 ||
-		strspn(head + strlen(LINE_START), "0123456789abcdef-") != UUID_TEXT_LEN)
-		return;
-	id = DirectFunctionCall1(uuid_in, CStringGetDatum(head + strlen(LINE_START)));
-	(void) hash_search(sink->written, DatumGetUUIDP(id), HASH_ENTER, NULL);
-}
-
-/*
- * Walk back from the file's end over the newlines of its last lines.  Returns
- * where the last line that is whole ends; the events of the last lines are
- * remembered.
- */
-static off_t
-read_tail(FileSink *sink, off_t size)
-{
-	char	   *block = palloc(BLOCK_SIZE);
-	off_t		start = size;
-	off_t		whole = -1;
-	int			lines = 0;
-
-	while (start > 0 && lines < OI_SINK_MAX_EVENTS)
-	{
-		int			len = (int) Min(start, BLOCK_SIZE);
-
-		CHECK_FOR_INTERRUPTS();
-		start -= len;
-		read_at(sink, block, len, start);
-		for (int i = len - 1; i >= 0 && lines < OI_SINK_MAX_EVENTS; i--)
-		{
-			if (block[i] != '\n')
-				continue;
-			if (whole < 0)
-				whole = start + i + 1;
-			else
-			{
-				remember_line(sink, start + i + 1, whole);
-				lines++;
-			}
-		}
-	}
-	if (start == 0 && whole > 0 && lines < OI_SINK_MAX_EVENTS)
-		remember_line(sink, 0, whole);
-	pfree(block);
-
-	return Max(whole, 0);
-}
-
-/*
  * Open the file and bring it into a state to go on from.
  */
 static void
 enter_file(FileSink *sink)
 {
+	int			lines = OI_SINK_MAX_EVENTS;
 	off_t		whole;
 
 	close_file(sink);
 	open_file(sink);
-	whole = read_tail(sink, sink->identity.st_size);
+	whole = file_read_tail(sink, sink->fd, sink->path, sink->identity.st_size, &lines);
 	if (whole < sink->identity.st_size && ftruncate(sink->fd, whole) != 0)
-		report_failure("truncate", sink->path);
+		file_report_failure("truncate", sink->path);
 	sink->broken_from = -1;
+	if (!sink->looked_back)
+		file_look_back(sink, lines);
+	sink->looked_back = true;
 
 	/* what was remembered counts as delivered, so it has to be durable */
-	if (!sync_fd(sink, sink->fd))
-		report_failure("fsync", sink->path);
+	if (!file_sync(sink, sink->fd))
+		file_report_failure("fsync", sink->path);
 	sync_directory(sink);
 	sink->ready = true;
 }
@@ -288,15 +199,21 @@ file_startup(OiSinkState *state)
 	MemoryContext old = MemoryContextSwitchTo(state->context);
 	FileSink   *sink = palloc0(sizeof(FileSink));
 	const char *sync = oi_sink_option(state->options, "fsync");
+	const char *size = oi_sink_option(state->options, "rotate_size");
 	HASHCTL		ctl = {0};
 
 	state->private_data = sink;
 	sink->fd = -1;
 	sink->broken_from = -1;
 	sink->directory = pstrdup(oi_sink_option(state->options, "path"));
-	sink->path = psprintf("%s/%s", sink->directory, state->topic);
+	sink->name = pstrdup(state->topic);
+	sink->path = psprintf("%s/%s", sink->directory, sink->name);
 	if (sync == NULL || !parse_bool(sync, &sink->sync))
 		sink->sync = true;
+	if (size != NULL && !oi_sink_bytes(size, &sink->rotate_size))
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+				 errmsg("invalid size \"%s\"", size)));
 
 	ctl.keysize = sizeof(pg_uuid_t);
 	ctl.entrysize = sizeof(pg_uuid_t);
@@ -339,7 +256,7 @@ fail_write(FileSink *sink, const char *what)
 
 	(void) repair_file(sink);
 	errno = save_errno;
-	report_failure(what, sink->path);
+	file_report_failure(what, sink->path);
 }
 
 /*
@@ -351,7 +268,7 @@ write_durably(FileSink *sink, const char *data, size_t len)
 	struct stat now;
 
 	if (fstat(sink->fd, &now) != 0)
-		report_failure("stat", sink->path);
+		file_report_failure("stat", sink->path);
 	sink->broken_from = now.st_size;
 
 	while (len > 0)
@@ -374,9 +291,30 @@ write_durably(FileSink *sink, const char *data, size_t len)
 		len -= written;
 	}
 
-	if (!sync_fd(sink, sink->fd))
+	if (!file_sync(sink, sink->fd))
 		fail_write(sink, "fsync");
 	sink->broken_from = -1;
+}
+
+/*
+ * Give the file another name if it has no room for a batch, and go on in a new
+ * one.  All that it has is durable.
+ */
+static void
+make_room(FileSink *sink, size_t len)
+{
+	struct stat now;
+
+	if (sink->rotate_size == 0)
+		return;
+	if (fstat(sink->fd, &now) != 0)
+		file_report_failure("stat", sink->path);
+	if (now.st_size == 0 || now.st_size + (int64) len <= sink->rotate_size ||
+		!is_same_file(sink))
+		return;
+	sink->ready = false;
+	file_rename(sink);
+	enter_file(sink);
 }
 
 /*
@@ -389,7 +327,7 @@ file_deliver(OiSinkState *state, OiSinkEvent *events, int n, TimestampTz deadlin
 	StringInfoData lines;
 
 	if (!repair_file(sink))
-		report_failure("truncate", sink->path);
+		file_report_failure("truncate", sink->path);
 	if (!sink->ready || !is_same_file(sink))
 		enter_file(sink);
 
@@ -402,7 +340,10 @@ file_deliver(OiSinkState *state, OiSinkEvent *events, int n, TimestampTz deadlin
 		appendStringInfoChar(&lines, '\n');
 	}
 	if (lines.len > 0)
+	{
+		make_room(sink, lines.len);
 		write_durably(sink, lines.data, lines.len);
+	}
 
 	for (int i = 0; i < n; i++)
 	{

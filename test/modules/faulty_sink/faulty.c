@@ -23,9 +23,20 @@
  *		gone			delivered, then a crash
  *		hang			until the deadline, with interrupts looked at
  *		slow:MS			delivered after that time
+ *		skip			not delivered, but those behind it of the same key are
+ *		outcome:N		an outcome that there is not
+ *		say:WHAT		outcome retry, with a reason that is no good: nothing,
+ *						lines, bytes, long, secret
+ *		shout:WHAT		the same as the message of an ERROR
+ *
+ * and what is delivered as by "deliver", with something besides: see misbehave.c.
  *
  * Option "down" is a file name: while there is such a file, every batch fails
- * with an ERROR before anything is written.
+ * with an ERROR before anything is written.  Options "startup" and "shutdown"
+ * have the callback of that name do a word of misbehave.c, or raise an ERROR
+ * ("error").  Option "missing" is what check_configured says.  A file
+ * "faulty_init" in the data directory says what _PG_order_sink_init does:
+ * nothing, magic, deliver (returns none of these), error.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,14 +47,11 @@
 #include <unistd.h>
 
 #include "fmgr.h"
+#include "misbehave.h"
 #include "miscadmin.h"
 #include "order_sink.h"
-#include "pgstat.h"
-#include "storage/latch.h"
-#include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/timestamp.h"
-#include "utils/wait_event.h"
 
 PG_MODULE_MAGIC;
 
@@ -58,6 +66,7 @@ typedef struct FaultySink
 {
 	FILE	   *log;
 	HTAB	   *attempts;
+	bool		skipping;		/* goes on behind an event that failed */
 } FaultySink;
 
 /*
@@ -78,6 +87,30 @@ count_attempt(FaultySink *sink, const char *id)
 }
 
 /*
+ * Callback: is anything missing?
+ */
+static const char *
+faulty_check_configured(OiSinkState *state)
+{
+	return oi_sink_option(state->options, "missing");
+}
+
+/*
+ * Do what an option says that a callback is to do.
+ */
+static void
+obey_option(const OiSinkState *state, const char *name)
+{
+	const char *word = oi_sink_option(state->options, name);
+
+	if (word == NULL)
+		return;
+	if (strcmp(word, "error") == 0)
+		ereport(ERROR, (errmsg("the option wants an error in %s", name)));
+	misbehave(word, 0);
+}
+
+/*
  * Callback: open the log, and count what it has.
  */
 static void
@@ -91,6 +124,7 @@ faulty_startup(OiSinkState *state)
 	char		id[40];
 
 	state->private_data = sink;
+	own_context = state->context;
 	sink->attempts = hash_create("faulty", 256, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	MemoryContextSwitchTo(old);
 	sink->log = fopen(path, "a+");
@@ -102,6 +136,7 @@ faulty_startup(OiSinkState *state)
 	while (fgets(line, sizeof(line), sink->log) != NULL)
 		if (sscanf(line, "%*d\t%*s\t%39s", id) == 1)
 			(void) count_attempt(sink, id);
+	obey_option(state, "startup");
 }
 
 /*
@@ -136,35 +171,42 @@ note(FaultySink *sink, const char *what, int attempt, const OiSinkEvent *event)
 }
 
 /*
- * Wait, and let interrupts through.
+ * A reason that is not fit to be shown as it is.
  */
-static void
-wait_until(TimestampTz until)
+static char *
+bad_reason(const OiSinkState *state, const char *kind)
 {
-	while (GetCurrentTimestamp() < until)
+	StringInfoData text;
+	const char *option = oi_sink_option(state->user_options, "secret");
+	const char *secret = option ? option : "";
+
+	initStringInfo(&text);
+	if (strcmp(kind, "nothing") == 0)
+		return NULL;
+	if (strcmp(kind, "lines") == 0)
+		appendStringInfoString(&text, "lines: first\nLOG:  second\r\n\tthird\x1b[31m");
+	else if (strcmp(kind, "bytes") == 0)
+		appendStringInfoString(&text, "bytes: \xff\xc3 \xc3\xa9 \xe2\x82");
+	else if (strcmp(kind, "secret") == 0)
+		appendStringInfo(&text, "secret: login by \"%s\" failed, %s", secret, secret);
+	else
 	{
-		CHECK_FOR_INTERRUPTS();
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Max(1, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until)),
-						 PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
+		appendStringInfoString(&text, "long: ");
+		for (int i = 0; i < 2000; i++)
+			appendStringInfo(&text, "%04d \xc3\xa9 %s", i, i == 999 ? secret : "");
 	}
+	return text.data;
 }
 
 /*
- * Do what an event asks for.  False: go on with no other of its key.
+ * Do what an event asks for before it is delivered.  False: it is not.
  */
 static bool
-serve(FaultySink *sink, OiSinkEvent *event, TimestampTz deadline)
+obey(OiSinkState *state, OiSinkEvent *event, const char *word, const char *what, TimestampTz deadline)
 {
-	int			attempt = count_attempt(sink, event->event_id_text);
-	char	   *word = word_for(event, attempt);
-	char	   *colon = strchr(word, ':');
-	int			number = colon ? atoi(colon + 1) : 0;
+	FaultySink *sink = state->private_data;
+	int			number = what ? atoi(what) : 0;
 
-	if (colon)
-		*colon = '\0';
-	note(sink, word, attempt, event);
 	if (strcmp(word, "slow") == 0)
 		wait_until(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), number));
 	if (strcmp(word, "hang") == 0)
@@ -175,13 +217,37 @@ serve(FaultySink *sink, OiSinkEvent *event, TimestampTz deadline)
 		ereport(FATAL, (errmsg("the event wants a fatal error")));
 	if (strcmp(word, "crash") == 0)
 		kill(MyProcPid, SIGKILL);
+	if (strcmp(word, "shout") == 0)
+		ereport(ERROR, (errmsg("%s", bad_reason(state, what))));
 
 	event->reason = psprintf("the event wants: %s", word);
 	event->retry_after = number;
+	if (strcmp(word, "say") == 0)
+		event->reason = bad_reason(state, what);
 	if (strcmp(word, "reject") == 0)
 		event->outcome = OI_SINK_REJECTED;
-	if (strcmp(word, "deliver") != 0 && strcmp(word, "slow") != 0 &&
-		strcmp(word, "after") != 0 && strcmp(word, "gone") != 0)
+	if (strcmp(word, "outcome") == 0)
+		event->outcome = (OiSinkOutcome) number;
+	sink->skipping |= strcmp(word, "skip") == 0;
+	return strcmp(word, "deliver") == 0 || strcmp(word, "slow") == 0 ||
+		strcmp(word, "after") == 0 || strcmp(word, "gone") == 0 || misbehave(word, number);
+}
+
+/*
+ * Serve an event.  False: go on with no other of its key.
+ */
+static bool
+serve(OiSinkState *state, OiSinkEvent *event, TimestampTz deadline)
+{
+	FaultySink *sink = state->private_data;
+	int			attempt = count_attempt(sink, event->event_id_text);
+	char	   *word = word_for(event, attempt);
+	char	   *colon = strchr(word, ':');
+
+	if (colon)
+		*colon = '\0';
+	note(sink, word, attempt, event);
+	if (!obey(state, event, word, colon ? colon + 1 : NULL, deadline))
 		return false;
 
 	fprintf(sink->log, "%d\tdelivered\t \t" INT64_FORMAT "\t%d\t%s\t%s\n", attempt,
@@ -214,18 +280,21 @@ held(const OiSinkEvent *events, int which)
 static void
 faulty_deliver(OiSinkState *state, OiSinkEvent *events, int n, TimestampTz deadline)
 {
+	FaultySink *sink = state->private_data;
 	const char *down = oi_sink_option(state->options, "down");
 	struct stat st;
 	bool		failed = false;
 
 	if (down != NULL && stat(down, &st) == 0)
 		ereport(ERROR, (errmsg("the receiver is down")));
+	sink->skipping = false;
 	for (int i = 0; i < n; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (!failed || !held(events, i))
-			failed |= !serve(state->private_data, &events[i], deadline);
+		if (!failed || sink->skipping || !held(events, i))
+			failed |= !serve(state, &events[i], deadline);
 	}
+	misbehave_at_end(events, n);
 }
 
 /*
@@ -237,15 +306,28 @@ faulty_shutdown(OiSinkState *state)
 	FaultySink *sink = state->private_data;
 
 	if (sink != NULL && sink->log != NULL)
+	{
+		fputs("0\tshutdown\n", sink->log);
 		fclose(sink->log);
+	}
 	state->private_data = NULL;
+	obey_option(state, "shutdown");
 }
 
 static const OiSinkCallbacks faulty_callbacks = {
 	.magic = OI_SINK_MAGIC,
+	.check_configured = faulty_check_configured,
 	.startup = faulty_startup,
 	.deliver = faulty_deliver,
 	.shutdown = faulty_shutdown
+};
+static const OiSinkCallbacks of_another_version = {
+	.magic = OI_SINK_MAGIC + 1,
+	.deliver = faulty_deliver
+};
+static const OiSinkCallbacks without_deliver = {
+	.magic = OI_SINK_MAGIC,
+	.startup = faulty_startup
 };
 
 /*
@@ -254,5 +336,19 @@ static const OiSinkCallbacks faulty_callbacks = {
 const OiSinkCallbacks *
 _PG_order_sink_init(void)
 {
-	return &faulty_callbacks;
+	char		what[32] = {0};
+	FILE	   *file = fopen("faulty_init", "r");
+
+	if (file == NULL)
+		return &faulty_callbacks;
+	if (fgets(what, sizeof(what), file) == NULL)
+		what[0] = '\0';
+	fclose(file);
+	if (strncmp(what, "magic", 5) == 0)
+		return &of_another_version;
+	if (strncmp(what, "deliver", 7) == 0)
+		return &without_deliver;
+	if (strncmp(what, "error", 5) == 0)
+		ereport(ERROR, (errmsg("the file wants an error")));
+	return NULL;
 }
