@@ -9,14 +9,8 @@
 # that lacks its functions; a library that does not know 1.0's objects; cached plans
 # that do not survive the update.
 #
-# 1.0 is the real one, built from what was released.  Its sources lie beside the tests
-# (data/), made from the commit that released it by
-#	git archive --prefix=order_idempotency-1.0/ 5667fcb Makefile LICENSE
-#		order_idempotency.control order_idempotency--1.0.sql scripts/exports
-#		src ':!src/README' | gzip -9n
-# rather than taken from git, since a shallow clone and a release's archive
-# have no history.  It knows PostgreSQL 15 only; on another one the test
-# begins with 1.0's objects and the present library.
+# 1.0 is the real one, built from what was released.  It knows PostgreSQL 15 only; on
+# another one the test begins with 1.0's objects and the present library.
 
 use strict;
 use warnings;
@@ -29,6 +23,7 @@ use lib "$FindBin::RealBin/../lib";
 use OrderIdempotency::Catalog;
 use OrderIdempotency::Drain;
 use OrderIdempotency::Node;
+use OrderIdempotency::Released;
 use OrderIdempotency::Sessions;
 use OrderIdempotency::Usage;
 use PostgreSQL::Test::Cluster;
@@ -49,22 +44,6 @@ sub pg_config
 
 	chomp(my $path = `$program $what`);
 	return $path;
-}
-
-# A copy of this PostgreSQL with the released 1.0 in it; returns the
-# directory above its programs.
-sub install_old
-{
-	my $dir = $PostgreSQL::Test::Utils::tmp_check;
-	my $machine = "/usr/lib/postgresql/$major/bin";
-
-	system_or_bail('tar', '-C', $dir, '-xzf', "$top/test/data/order_idempotency-1.0.tar.gz");
-	local $ENV{PG_MAJOR} = $major;
-	local $ENV{PG_CONFIG} = "$dir/root$machine/pg_config";
-	local $ENV{OI_SHOWN} = $dir;
-	system_or_bail('sh', '-c', 'cd "$1" && exec "$2" "$3"', 'sh', "$dir/order_idempotency-1.0",
-		"$top/scripts/private-root", "$dir/root");
-	return dirname("$dir/root$machine");
 }
 
 # Installs the present files over those of 1.0, as "make install" does: a file that
@@ -114,8 +93,8 @@ sub version_is
 
 # -- 1.0, in use --------------------------------------------------------------
 
-my $real = $major == 15;
-my $install_path = $real ? install_old() : undef;
+my $real = release_builds();
+my $install_path = $real ? install_release() : undef;
 my $node = new_drain_node('update', install_path => $install_path, version => '1.0');
 version_is($node, '1.0', 'this is 1.0');
 my $usage = OrderIdempotency::Usage->new($node, two_phase => 1);
