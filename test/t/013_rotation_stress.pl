@@ -133,12 +133,12 @@ sub finish
 	return;
 }
 
-# Claims and rotations for some seconds.
+# Claims for some seconds, and two sessions that rotate.
 sub storm
 {
 	my ($what, $run_for) = @_;
 	my $claims = start($run_for, '-c', $clients, '-j', 2, '--max-tries=1', map { ('-f', $_) } @scripts);
-	my $rotations = start($run_for, '-c', 1, '-f', $node->basedir . '/rotate.sql');
+	my $rotations = start($run_for, '-c', 2, '-f', $node->basedir . '/rotate.sql');
 
 	finish($claims, "$what: claims");
 	unlike($claims->{err}, qr/ERROR(?!.*(?:serialize|deadlock))/, "$what: no error but serialization failures");
