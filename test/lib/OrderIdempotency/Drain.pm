@@ -77,7 +77,7 @@ sub wait_for_worker
 {
 	my ($node, $name, $db) = @_;
 
-	$node->poll_query_until($db // 'postgres', <<~"SQL") or die "no worker of $name";
+	poll($node, $db // 'postgres', <<~"SQL") or die "no worker of $name";
 		SELECT count(*) = 1 FROM order_idempotency.subscription_status
 		WHERE name = '$name' AND state IN ('idle', 'delivering', 'retrying')
 		SQL
@@ -131,7 +131,7 @@ sub drained
 {
 	my ($node, $name, $db) = @_;
 
-	$node->poll_query_until($db // 'postgres', <<~"SQL") or die "$name is not drained";
+	poll($node, $db // 'postgres', <<~"SQL") or die "$name is not drained";
 		SELECT lag_events = 0 FROM order_idempotency.subscription_status
 		WHERE name = '$name'
 		SQL

@@ -13,7 +13,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 our @EXPORT = qw(init_node new_node create_extension kill_server sql_is consistent
-  wait_until_up);
+  wait_until_up poll);
 
 # Settings of every test's server.  fsync stays off, as Cluster.pm has it: the
 # kills of these tests lose what the server had in its own memory, not what
@@ -119,13 +119,29 @@ sub kill_server
 	return;
 }
 
+# Waits until a query says "t", as poll_query_until does, but also where the server
+# crashes meanwhile: a client that it does not let in may be gone before it was
+# given its query, which is a broken pipe then.
+sub poll
+{
+	my ($node, $db, $sql) = @_;
+	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+
+	while (1)
+	{
+		my $answer = eval { $node->poll_query_until($db, $sql) };
+
+		return $answer if defined $answer;
+		die $@ if $@ !~ /Broken pipe/ || time > $deadline;
+	}
+}
+
 # Waits until a server that restarts itself after a crash takes connections.
 sub wait_until_up
 {
 	my ($node) = @_;
 
-	$node->poll_query_until('postgres', 'SELECT 1', '1')
-	  or die 'the server did not come back';
+	poll($node, 'postgres', 'SELECT true') or die 'the server did not come back';
 	return;
 }
 
