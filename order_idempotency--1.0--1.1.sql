@@ -302,6 +302,15 @@ CREATE FUNCTION retried_keys(at timestamptz, OUT source text, OUT scope text, OU
 	LANGUAGE C STABLE PARALLEL SAFE ROWS 64
 	AS 'MODULE_PATHNAME', 'oi_retried_keys';
 
+CREATE FUNCTION delivery_counts(at timestamptz, OUT subscription int, OUT delivered bigint, OUT retried bigint,
+								OUT rejected bigint, OUT delivered_1m bigint, OUT delivered_5m bigint,
+								OUT delivered_60m bigint, OUT failed_1m bigint, OUT failed_5m bigint,
+								OUT failed_60m bigint, OUT latency_bounds double precision[],
+								OUT latency_counts bigint[], OUT latency_sum double precision, OUT since timestamptz)
+	RETURNS SETOF record
+	LANGUAGE C STABLE PARALLEL SAFE ROWS 8
+	AS 'MODULE_PATHNAME', 'oi_delivery_counts';
+
 CREATE FUNCTION reset_stats() RETURNS void
 	LANGUAGE C VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'oi_reset_stats';
@@ -313,15 +322,30 @@ CREATE VIEW retry_ratio AS
 	FROM retry_counts(pg_catalog.statement_timestamp()) c;
 CREATE VIEW hot_keys AS
 	SELECT * FROM retried_keys(pg_catalog.statement_timestamp()) ORDER BY retries DESC, last_retry_at DESC;
+CREATE VIEW subscription_stats AS
+	SELECT s.name, c.delivered, c.retried, c.rejected, c.delivered_1m / 60.0::double precision AS rate_1m,
+		   c.delivered_5m / 300.0::double precision AS rate_5m, c.delivered_60m / 3600.0::double precision AS rate_60m,
+		   c.failed_1m, c.failed_5m, c.failed_60m, q.p50 AS latency_p50, q.p95 AS latency_p95, q.p99 AS latency_p99,
+		   c.latency_bounds, c.latency_counts, c.latency_sum, c.since
+	FROM subscriptions s
+		JOIN delivery_counts(pg_catalog.statement_timestamp()) c ON c.subscription = s.id
+		-- the bound that so many are within; there is none above the last
+		LEFT JOIN LATERAL (
+			SELECT COALESCE(pg_catalog.min(b.bound) FILTER (WHERE b.upto >= 0.50 * c.delivered), 'Infinity') AS p50,
+				   COALESCE(pg_catalog.min(b.bound) FILTER (WHERE b.upto >= 0.95 * c.delivered), 'Infinity') AS p95,
+				   COALESCE(pg_catalog.min(b.bound) FILTER (WHERE b.upto >= 0.99 * c.delivered), 'Infinity') AS p99
+			FROM ROWS FROM (pg_catalog.unnest(c.latency_bounds), pg_catalog.unnest(c.latency_counts)) b (bound, upto)) q ON c.delivered > 0;
 
-REVOKE ALL ON FUNCTION claim_counts(), order_counts(), retry_counts(timestamptz), retried_keys(timestamptz), reset_stats() FROM PUBLIC;
-REVOKE ALL ON TABLE claim_stats, order_stats, retry_ratio, hot_keys FROM PUBLIC;
-REVOKE ALL ON TYPE claim_stats, order_stats, retry_ratio, hot_keys FROM PUBLIC;
+REVOKE ALL ON FUNCTION claim_counts(), order_counts(), retry_counts(timestamptz), retried_keys(timestamptz),
+	delivery_counts(timestamptz), reset_stats() FROM PUBLIC;
+REVOKE ALL ON TABLE claim_stats, order_stats, retry_ratio, hot_keys, subscription_stats FROM PUBLIC;
+REVOKE ALL ON TYPE claim_stats, order_stats, retry_ratio, hot_keys, subscription_stats FROM PUBLIC;
 
 COMMENT ON FUNCTION claim_counts IS 'what view claim_stats shows; no row without shared_preload_libraries';
 COMMENT ON FUNCTION order_counts IS 'what view order_stats shows; no row without shared_preload_libraries';
 COMMENT ON FUNCTION retry_counts IS 'what view retry_ratio shows, with the minutes ending in the ten seconds of that time; no row without shared_preload_libraries';
 COMMENT ON FUNCTION retried_keys IS 'what view hot_keys shows, of the hour of that time and the one before; no row without shared_preload_libraries';
+COMMENT ON FUNCTION delivery_counts IS 'what view subscription_stats is made of, with the minutes ending in the ten seconds of that time; no row without shared_preload_libraries';
 COMMENT ON FUNCTION reset_stats IS 'Begins all statistics of this database anew, at once, whether the transaction commits or not.';
 COMMENT ON VIEW claim_stats IS
 'calls of the functions of claims in this database by what they answered, whether their transactions committed or not; no row without shared_preload_libraries';
@@ -366,6 +390,25 @@ COMMENT ON COLUMN hot_keys.key IS 'the key; where order_idempotency.hot_keys is 
 COMMENT ON COLUMN hot_keys.retries IS 'how many calls with it were answered replayed or in_progress, at most';
 COMMENT ON COLUMN hot_keys.overcount IS 'of these, how many may have been of other keys; 0: none';
 COMMENT ON COLUMN hot_keys.last_retry_at IS 'when the statement of the last one began';
+COMMENT ON VIEW subscription_stats IS
+'what the subscriptions of this database delivered, how fast, and how long after the event; a row for each that has had a worker';
+COMMENT ON COLUMN subscription_stats.name IS 'the subscription';
+COMMENT ON COLUMN subscription_stats.delivered IS 'events that the receiver has';
+COMMENT ON COLUMN subscription_stats.retried IS 'attempts that failed and are made again';
+COMMENT ON COLUMN subscription_stats.rejected IS 'attempts that the receiver refused for good';
+COMMENT ON COLUMN subscription_stats.rate_1m IS 'events delivered a second in the last minute, to within ten seconds';
+COMMENT ON COLUMN subscription_stats.rate_5m IS 'in the last 5 minutes';
+COMMENT ON COLUMN subscription_stats.rate_60m IS 'in the last 60 minutes';
+COMMENT ON COLUMN subscription_stats.failed_1m IS 'attempts that failed or were refused in the last minute';
+COMMENT ON COLUMN subscription_stats.failed_5m IS 'in the last 5 minutes';
+COMMENT ON COLUMN subscription_stats.failed_60m IS 'in the last 60 minutes';
+COMMENT ON COLUMN subscription_stats.latency_p50 IS 'in seconds: half of the events were delivered no longer than this after their created_at; one of latency_bounds, or Infinity; null: nothing was delivered';
+COMMENT ON COLUMN subscription_stats.latency_p95 IS '95 of a hundred';
+COMMENT ON COLUMN subscription_stats.latency_p99 IS '99 of a hundred';
+COMMENT ON COLUMN subscription_stats.latency_bounds IS 'the bounds of the histogram of latencies, in seconds';
+COMMENT ON COLUMN subscription_stats.latency_counts IS 'how many events were delivered within each bound';
+COMMENT ON COLUMN subscription_stats.latency_sum IS 'the latencies of all events together, in seconds';
+COMMENT ON COLUMN subscription_stats.since IS 'since when it is counted: its first worker''s start, reset_stats(), or the last start of the server after a crash';
 
 ----------------------------------------------------------------------------
 -- Roles
@@ -381,9 +424,9 @@ BEGIN
 	END IF;
 	EXECUTE format('GRANT USAGE ON SCHEMA order_idempotency TO %s', role);
 	EXECUTE format('GRANT SELECT ON order_idempotency.claim_stats, order_idempotency.order_stats, '
-				   'order_idempotency.retry_ratio, order_idempotency.hot_keys TO %s', role);
+				   'order_idempotency.retry_ratio, order_idempotency.hot_keys, order_idempotency.subscription_stats TO %s', role);
 	EXECUTE format('GRANT EXECUTE ON FUNCTION order_idempotency.claim_counts, order_idempotency.order_counts, '
-				   'order_idempotency.retry_counts, order_idempotency.retried_keys TO %s', role);
+				   'order_idempotency.retry_counts, order_idempotency.retried_keys, order_idempotency.delivery_counts TO %s', role);
 	EXECUTE format('GRANT SELECT ON order_idempotency.abandoned_claims, '
 				   'order_idempotency.account_balance, order_idempotency.current_lifecycle, '
 				   'order_idempotency.subscription_status, order_idempotency.key_store, '

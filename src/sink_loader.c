@@ -33,6 +33,7 @@
 #include "sink_loader.h"
 #include "sink_outcome.h"
 #include "sink_watch.h"
+#include "stats_delivery.h"
 #include "storage/ipc.h"
 #include "subscription.h"
 #include "utils/acl.h"
@@ -296,6 +297,7 @@ oi_sink_start(OiSink *sink, const OiSubscription *sub, Oid owner, char **error)
 	MemoryContext context = CurrentMemoryContext;
 	OiGuard		guard;
 
+	oi_stats_serve(sub->id);
 	oi_sink_stop(sink);
 	sink->state.context = AllocSetContextCreate(TopMemoryContext,
 												"order_idempotency sink",
@@ -439,6 +441,7 @@ oi_sink_deliver(OiSink *sink, OiSinkEvent *events, int n, TimestampTz deadline, 
 	MemoryContextSwitchTo(context);
 	MemoryContextDelete(scratch);
 
+	oi_stats_note_delivery(events, n, *error != NULL);
 	check_memory(sink, memory);
 	if (sink->errors >= ERRORS_MOST)
 		oi_sink_stop(sink);

@@ -46,12 +46,19 @@ static int64 refused_step = -1;
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 
+/* The size of the shared structure without what is behind the sessions. */
+static Size
+sessions_size(void)
+{
+	return MAXALIGN(add_size(offsetof(OiStats, sessions),
+							 mul_size(sizeof(OiStatsSession), MaxBackends)));
+}
+
 /* The size of the shared structure. */
 static Size
 stats_size(void)
 {
-	return add_size(offsetof(OiStats, sessions),
-					mul_size(sizeof(OiStatsSession), MaxBackends));
+	return add_size(sessions_size(), mul_size(sizeof(OiStatsReader), oi_max_subscriptions));
 }
 
 /* Hook: ask for the memory and the lock. */
@@ -101,6 +108,8 @@ stats_startup(void)
 		oi_stats->lock = &GetNamedLWLockTranche(TRANCHE)->lock;
 		oi_stats->key_locks = GetNamedLWLockTranche(TRANCHE) + 1;
 		oi_stats_limit_init(&oi_stats->limit);
+		oi_stats->nreaders = oi_max_subscriptions;
+		oi_stats->readers = (OiStatsReader *) ((char *) oi_stats + sessions_size());
 		oi_stats->nsessions = MaxBackends;
 		for (int i = 0; i < oi_stats->nsessions; i++)
 			clear_session(&oi_stats->sessions[i]);

@@ -32,27 +32,53 @@
 /* to be changed with what any number means */
 #define STATS_FORMAT 1
 
+/* no server has more subscriptions */
+#define MAX_READERS 1024
+
 typedef struct StatsHeader
 {
 	char		magic[8];
 	uint32		server;			/* PG_VERSION_NUM */
 	uint32		format;
-	uint64		length;			/* of what follows */
-	pg_crc32c	crc;			/* over that */
+	uint32		nreaders;		/* follow the databases */
+	pg_crc32c	crc;			/* over all that follows */
 } StatsHeader;
 
-/* The header that goes with what is in memory. */
+/* The length of what follows the header. */
+static Size
+body_length(uint32 nreaders)
+{
+	return sizeof(oi_stats->databases) + nreaders * sizeof(OiStatsReader);
+}
+
+/* The header that goes with a body. */
 static void
-make_header(StatsHeader *header)
+make_header(StatsHeader *header, const char *body, uint32 nreaders)
 {
 	memset(header, 0, sizeof(StatsHeader));
 	memcpy(header->magic, "OI stats", sizeof(header->magic));
 	header->server = PG_VERSION_NUM;
 	header->format = STATS_FORMAT;
-	header->length = sizeof(oi_stats->databases);
+	header->nreaders = nreaders;
 	INIT_CRC32C(header->crc);
-	COMP_CRC32C(header->crc, oi_stats->databases, sizeof(oi_stats->databases));
+	COMP_CRC32C(header->crc, body, body_length(nreaders));
 	FIN_CRC32C(header->crc);
+}
+
+/* Takes over a body that is whole; subscriptions as many as there is room for. */
+static void
+take_body(const char *body, uint32 nreaders)
+{
+	OiStatsReader *readers = (OiStatsReader *) (body + sizeof(oi_stats->databases));
+	int			n = 0;
+
+	memcpy(oi_stats->databases, body, sizeof(oi_stats->databases));
+	for (uint32 i = 0; i < nreaders && n < oi_stats->nreaders; i++)
+		if (OidIsValid(readers[i].dboid))
+		{
+			oi_stats->readers[n] = readers[i];
+			oi_stats->readers[n++].served = false;
+		}
 }
 
 /* Reads the file into memory.  False: it is not what it should be. */
@@ -61,13 +87,22 @@ read_file(FILE *file)
 {
 	StatsHeader found;
 	StatsHeader expected;
+	char	   *body;
+	bool		good;
 
-	if (fread(&found, sizeof(found), 1, file) != 1 ||
-		fread(oi_stats->databases, sizeof(oi_stats->databases), 1, file) != 1 ||
-		fgetc(file) != EOF)
+	if (fread(&found, sizeof(found), 1, file) != 1 || found.nreaders > MAX_READERS)
 		return false;
-	make_header(&expected);
-	return memcmp(&found, &expected, sizeof(StatsHeader)) == 0;
+	body = palloc(body_length(found.nreaders));
+	good = fread(body, body_length(found.nreaders), 1, file) == 1 && fgetc(file) == EOF;
+	if (good)
+	{
+		make_header(&expected, body, found.nreaders);
+		good = memcmp(&found, &expected, sizeof(StatsHeader)) == 0;
+	}
+	if (good)
+		take_body(body, found.nreaders);
+	pfree(body);
+	return good;
 }
 
 /* Was the server shut down cleanly, when it last was? */
@@ -98,12 +133,9 @@ oi_stats_load(void)
 		return;
 	}
 	if (was_shut_down() && !read_file(file))
-	{
-		memset(oi_stats->databases, 0, sizeof(oi_stats->databases));
 		ereport(LOG,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("ignoring invalid statistics in file \"%s\"", STATS_FILE)));
-	}
 	FreeFile(file);
 	(void) durable_unlink(STATS_FILE, LOG);
 }
@@ -113,14 +145,20 @@ static bool
 write_file(const char *name)
 {
 	FILE	   *file = AllocateFile(name, PG_BINARY_W);
+	Size		readers_length = oi_stats->nreaders * sizeof(OiStatsReader);
+	char	   *body;
 	StatsHeader header;
 	bool		good;
 
 	if (file == NULL)
 		return false;
-	make_header(&header);
+	body = palloc(body_length(oi_stats->nreaders));
+	memcpy(body, oi_stats->databases, sizeof(oi_stats->databases));
+	memcpy(body + sizeof(oi_stats->databases), oi_stats->readers, readers_length);
+	make_header(&header, body, oi_stats->nreaders);
 	good = fwrite(&header, sizeof(header), 1, file) == 1 &&
-		fwrite(oi_stats->databases, sizeof(oi_stats->databases), 1, file) == 1;
+		fwrite(body, body_length(oi_stats->nreaders), 1, file) == 1;
+	pfree(body);
 	return FreeFile(file) == 0 && good;
 }
 

@@ -13,6 +13,7 @@
 #include "storage/lwlock.h"
 
 #include "args.h"
+#include "order_sink.h"
 
 /* of how many databases something is kept; the least recently used gives way */
 #define OI_STATS_DATABASES 32
@@ -133,6 +134,39 @@ typedef struct OiStatsDuplicate
 	const text *key;
 } OiStatsDuplicate;
 
+/*
+ * What was counted of a subscription: deliveries by outcome, microseconds from
+ * an event to its delivery, and how many deliveries took no longer than each of
+ * oi_stats_bounds; the last place is for all others.
+ */
+#define OI_STATS_BOUNDS 15
+
+enum
+{
+	OI_STATS_BY_OUTCOME,
+	OI_STATS_LATENCY = OI_STATS_BY_OUTCOME + OI_SINK_REJECTED + 1,
+	OI_STATS_BY_LATENCY,
+	OI_STATS_NUMBERS = OI_STATS_BY_LATENCY + OI_STATS_BOUNDS + 1
+};
+
+/*
+ * One subscription.  The numbers and the steps are written to by its worker
+ * only, without a lock; the rest is under the lock.
+ */
+typedef struct OiStatsReader
+{
+	Oid			dboid;			/* InvalidOid: free */
+	int32		subscription;
+	bool		served;			/* a worker counts here */
+	TimestampTz since;
+	TimestampTz used_at;
+	int64		floor;			/* a reset was in this step */
+	uint64		before[OI_STATS_NUMBERS];	/* and there were so many */
+	pg_atomic_uint64 numbers[OI_STATS_NUMBERS];
+	/* step in the upper half, and how many; 0: delivered, 1: not */
+	pg_atomic_uint64 steps[OI_STATS_STEPS][2];
+} OiStatsReader;
+
 /* how many lines were logged in the current second, and not logged since */
 typedef struct OiStatsLimit
 {
@@ -145,6 +179,8 @@ typedef struct OiStats
 	LWLock	   *lock;
 	LWLockPadded *key_locks;	/* one a database */
 	OiStatsLimit limit;
+	int			nreaders;
+	OiStatsReader *readers;
 	int			nsessions;
 	OiStatsDatabase databases[OI_STATS_DATABASES];
 	OiStatsSession sessions[FLEXIBLE_ARRAY_MEMBER];
@@ -161,6 +197,12 @@ extern void oi_stats_sum_steps(const OiStatsDatabase *db, int64 step, int minute
 extern void oi_stats_reset(OiStatsDatabase *db);
 extern void oi_stats_settle_sessions(void);
 extern OiStatsDatabase *oi_stats_my_database(void);
+
+/* stats_delivery.c */
+extern const int64 oi_stats_bounds[OI_STATS_BOUNDS];
+extern void oi_stats_reset_readers(Oid dboid);
+extern uint64 oi_stats_sum_deliveries(OiStatsReader *reader, int64 step,
+									  int minutes, bool delivered);
 
 /* stats_keys.c */
 /* a hash in hexadecimal, with its end */

@@ -9,14 +9,17 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "stats_shmem.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(oi_claim_counts);
+PG_FUNCTION_INFO_V1(oi_delivery_counts);
 PG_FUNCTION_INFO_V1(oi_order_counts);
 PG_FUNCTION_INFO_V1(oi_reset_stats);
 PG_FUNCTION_INFO_V1(oi_retried_keys);
@@ -81,6 +84,7 @@ oi_reset_stats(PG_FUNCTION_ARGS)
 		db = oi_stats_database(MyDatabaseId);
 		if (db != NULL)
 			oi_stats_reset(db);
+		oi_stats_reset_readers(MyDatabaseId);
 		LWLockRelease(oi_stats->lock);
 	}
 	PG_RETURN_VOID();
@@ -170,5 +174,73 @@ oi_retried_keys(PG_FUNCTION_ARGS)
 	for (int i = 0; i < n; i++)
 		if (found[i].key.hashed == (oi_hot_keys == OI_HOT_KEYS_HASH))
 			put_key((ReturnSetInfo *) fcinfo->resultinfo, &found[i]);
+	return (Datum) 0;
+}
+
+/* The histogram of latencies: its bounds in seconds, and how many up to each. */
+static void
+histogram(const uint64 *numbers, Datum *bounds, Datum *counts)
+{
+	Datum		seconds[OI_STATS_BOUNDS];
+	Datum		upto[OI_STATS_BOUNDS];
+	int64		sum = 0;
+
+	for (int i = 0; i < OI_STATS_BOUNDS; i++)
+	{
+		sum += numbers[OI_STATS_BY_LATENCY + i];
+		seconds[i] = Float8GetDatum((double) oi_stats_bounds[i] / USECS_PER_SEC);
+		upto[i] = Int64GetDatum(sum);
+	}
+	*bounds = PointerGetDatum(construct_array(seconds, OI_STATS_BOUNDS, FLOAT8OID,
+											  sizeof(float8), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	*counts = PointerGetDatum(construct_array(upto, OI_STATS_BOUNDS, INT8OID,
+											  sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+/* One subscription as a row.  The lock is held. */
+static void
+put_reader(ReturnSetInfo *rsinfo, OiStatsReader *reader, int64 step)
+{
+	static const int minutes[] = {1, 5, 60};
+	uint64		numbers[OI_STATS_NUMBERS];
+	Datum		values[14];
+	bool		nulls[14] = {0};
+	int			n = 0;
+
+	for (int i = 0; i < OI_STATS_NUMBERS; i++)
+		numbers[i] = pg_atomic_read_u64(&reader->numbers[i]) - reader->before[i];
+	values[n++] = Int32GetDatum(reader->subscription);
+	values[n++] = Int64GetDatum((int64) numbers[OI_STATS_BY_OUTCOME + OI_SINK_DELIVERED]);
+	values[n++] = Int64GetDatum((int64) numbers[OI_STATS_BY_OUTCOME + OI_SINK_RETRY]);
+	values[n++] = Int64GetDatum((int64) numbers[OI_STATS_BY_OUTCOME + OI_SINK_REJECTED]);
+	for (int i = 0; i < (int) lengthof(minutes); i++)
+		values[n++] = Int64GetDatum((int64) oi_stats_sum_deliveries(reader, step, minutes[i], true));
+	for (int i = 0; i < (int) lengthof(minutes); i++)
+		values[n++] = Int64GetDatum((int64) oi_stats_sum_deliveries(reader, step, minutes[i], false));
+	histogram(numbers, &values[n], &values[n + 1]);
+	n += 2;
+	values[n++] = Float8GetDatum((double) numbers[OI_STATS_LATENCY] / USECS_PER_SEC);
+	values[n++] = TimestampTzGetDatum(reader->since);
+	Assert(n == lengthof(values));
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+/*
+ * delivery_counts(at timestamptz): what was delivered for each subscription,
+ * with the 1, 5 and 60 minutes before then.
+ */
+Datum
+oi_delivery_counts(PG_FUNCTION_ARGS)
+{
+	InitMaterializedSRF(fcinfo, 0);
+	if (oi_stats == NULL || PG_ARGISNULL(0))
+		return (Datum) 0;
+
+	LWLockAcquire(oi_stats->lock, LW_SHARED);
+	for (int i = 0; i < oi_stats->nreaders; i++)
+		if (oi_stats->readers[i].dboid == MyDatabaseId)
+			put_reader((ReturnSetInfo *) fcinfo->resultinfo, &oi_stats->readers[i],
+					   oi_stats_step(PG_GETARG_TIMESTAMPTZ(0)));
+	LWLockRelease(oi_stats->lock);
 	return (Datum) 0;
 }

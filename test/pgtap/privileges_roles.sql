@@ -2,7 +2,7 @@
 -- the tables too and manages subscriptions; neither can write anything.
 BEGIN;
 \ir lib/tools.psql
-SELECT plan(42);
+SELECT plan(44);
 
 CREATE ROLE mon;
 CREATE ROLE oper LOGIN;
@@ -34,13 +34,13 @@ SELECT throws_ok($$SELECT order_idempotency.grant_operator(NULL)$$, '22004', NUL
 SELECT lives_ok($$SELECT order_idempotency.grant_monitor('mon')$$, 'grant_monitor');
 SELECT lives_ok($$SELECT order_idempotency.grant_operator('oper')$$, 'grant_operator');
 SELECT pg_temp.rows_are($$SELECT pg_temp.granted('mon')$$, $$VALUES
-	('EXECUTE claim_counts'), ('EXECUTE default_lifecycle'), ('EXECUTE key_retention'),
+	('EXECUTE claim_counts'), ('EXECUTE default_lifecycle'), ('EXECUTE delivery_counts'), ('EXECUTE key_retention'),
 	('EXECUTE order_counts'), ('EXECUTE retried_keys'), ('EXECUTE retry_counts'), ('EXECUTE subscription_workers'),
 	('SELECT abandoned_claims'), ('SELECT account_balance'), ('SELECT claim_stats'),
 	('SELECT current_lifecycle'), ('SELECT deadline_failures'), ('SELECT hot_keys'), ('SELECT key_store'),
-	('SELECT order_stats'), ('SELECT retry_ratio'), ('SELECT subscription_status'), ('USAGE schema')$$, 'a monitor gets this and nothing more');
+	('SELECT order_stats'), ('SELECT retry_ratio'), ('SELECT subscription_stats'), ('SELECT subscription_status'), ('USAGE schema')$$, 'a monitor gets this and nothing more');
 SELECT pg_temp.rows_are($$SELECT pg_temp.granted('oper')$$, $$VALUES
-	('EXECUTE claim_counts'), ('EXECUTE create_subscription'), ('EXECUTE default_lifecycle'),
+	('EXECUTE claim_counts'), ('EXECUTE create_subscription'), ('EXECUTE default_lifecycle'), ('EXECUTE delivery_counts'),
 	('EXECUTE drop_subscription'), ('EXECUTE get_order'), ('EXECUTE key_retention'),
 	('EXECUTE order_counts'), ('EXECUTE order_history'), ('EXECUTE purge_orders'),
 	('EXECUTE reset_stats'), ('EXECUTE resume_subscription'), ('EXECUTE retried_keys'), ('EXECUTE retry_counts'),
@@ -49,16 +49,16 @@ SELECT pg_temp.rows_are($$SELECT pg_temp.granted('oper')$$, $$VALUES
 	('SELECT claims'), ('SELECT current_lifecycle'),
 	('SELECT deadline_failures'), ('SELECT generations'), ('SELECT hot_keys'), ('SELECT installation'), ('SELECT key_store'),
 	('SELECT ledger'), ('SELECT lifecycle'), ('SELECT order_stats'), ('SELECT orders'), ('SELECT outbox'),
-	('SELECT payment_deadlines'), ('SELECT retry_ratio'), ('SELECT subscription_cursors'), ('SELECT subscription_status'),
+	('SELECT payment_deadlines'), ('SELECT retry_ratio'), ('SELECT subscription_cursors'), ('SELECT subscription_stats'), ('SELECT subscription_status'),
 	('SELECT subscriptions'), ('USAGE schema')$$, 'an operator gets this and nothing more');
 
 -- What they may read they really can: a view asks its caller for the functions in it.
 SELECT is(pg_temp.ending_as('mon', format('SELECT * FROM order_idempotency.%s', v)), '00000', 'a monitor reads ' || v)
 FROM unnest(ARRAY['abandoned_claims', 'account_balance', 'claim_stats', 'current_lifecycle', 'deadline_failures', 'hot_keys', 'key_store',
-				  'order_stats', 'retry_ratio', 'subscription_status']) v;
+				  'order_stats', 'retry_ratio', 'subscription_stats', 'subscription_status']) v;
 SELECT is(pg_temp.ending_as('oper', format('SELECT * FROM order_idempotency.%s', v)), '00000', 'an operator reads ' || v)
 FROM unnest(ARRAY['abandoned_claims', 'account_balance', 'claim_stats', 'current_lifecycle', 'deadline_failures', 'hot_keys', 'key_store',
-				  'order_stats', 'retry_ratio', 'subscription_status', 'orders',
+				  'order_stats', 'retry_ratio', 'subscription_stats', 'subscription_status', 'orders',
 				  'ledger', 'outbox', 'claims']) v;
 SELECT is(pg_temp.value_as('oper', $$SELECT state FROM order_idempotency.get_order('o')$$), 'created',
 		  'an operator looks an order up');

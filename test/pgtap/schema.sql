@@ -39,6 +39,11 @@ SELECT pg_temp.rows_are($$
 		'topic text DEFAULT NULL::text, options jsonb DEFAULT NULL::jsonb', 'void'),
 	('default_lifecycle', 'OUT from_state text, OUT to_state text, OUT event_type text, OUT ledger_effect text',
 		'SETOF record'),
+	('delivery_counts', 'at timestamp with time zone, OUT subscription integer, OUT delivered bigint, OUT retried bigint, '
+		'OUT rejected bigint, OUT delivered_1m bigint, OUT delivered_5m bigint, OUT delivered_60m bigint, '
+		'OUT failed_1m bigint, OUT failed_5m bigint, OUT failed_60m bigint, OUT latency_bounds double precision[], '
+		'OUT latency_counts bigint[], OUT latency_sum double precision, OUT since timestamp with time zone',
+		'SETOF record'),
 	('drop_subscription', 'name text', 'void'),
 	('emit_event', 'type text, key text, payload jsonb DEFAULT NULL::jsonb, headers jsonb DEFAULT NULL::jsonb',
 		'uuid'),
