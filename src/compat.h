@@ -235,6 +235,18 @@ oi_compat_index_new(ResultRelInfo *rri, TupleTableSlot *slot, EState *estate,
 #endif
 }
 
+/* Lets an index's access method end what it kept from one row to the next. */
+static inline void
+oi_compat_index_done(Relation index, IndexInfo *info)
+{
+#if PG_VERSION_NUM >= 170000
+	index_insert_cleanup(index, info);
+#else
+	(void) index;
+	(void) info;
+#endif
+}
+
 /* Which index entries an update needs, as table_tuple_update() says. */
 #if PG_VERSION_NUM >= 160000
 typedef TU_UpdateIndexes OiUpdateIndexes;

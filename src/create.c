@@ -89,7 +89,7 @@ static bool
 insert_row(OiTable *table, const OiOrder *order, const OiStep *step,
 		   const OiThen *then)
 {
-	TupleTableSlot *slot = oi_table_slot(table);
+	TupleTableSlot *slot = oi_table_new_row(table);
 	TupleDesc	desc = slot->tts_tupleDescriptor;
 	Datum		values[OI_ORDER_COUNT];
 	bool		nulls[OI_ORDER_COUNT];

@@ -32,7 +32,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
-#include "relation.h"
+#include "relation_write.h"
 
 /* each relation's name, and how many columns the code knows (0: no table) */
 static const struct
@@ -56,8 +56,9 @@ static const struct
 	[OI_REL_OUTBOX_2] = {"outbox_2", 9},
 	[OI_REL_OUTBOX_3] = {"outbox_3", 9},
 	[OI_REL_SUBSCRIPTION_ID] = {"subscription_id", 0},
-	[OI_REL_SUBSCRIPTIONS] = {"subscriptions", 11},
-	[OI_REL_SUBSCRIPTION_CURSORS] = {"subscription_cursors", 10},
+	[OI_REL_SUBSCRIPTIONS] = {"subscriptions", 12},
+	[OI_REL_SUBSCRIPTION_CURSORS] = {"subscription_cursors", 12},
+	[OI_REL_FAILED_EVENTS] = {"failed_events", 14},
 	[OI_REL_INSTALLATION] = {"installation", 1},
 	[OI_REL_IN_USE] = {"in_use", 0},
 	[OI_REL_LONGEST_LEASE] = {"longest_lease", 0},
@@ -184,16 +185,21 @@ void
 oi_table_open(OiTable *table, OiRelation which, LOCKMODE lockmode)
 {
 	memset(table, 0, sizeof(OiTable));
+	table->lockmode = lockmode;
 	table->rel = table_open(oi_relation_oid(which), lockmode);
 	oi_relation_check(table->rel, which);
 }
 
-/* Closes a table, drops its slots, and keeps its lock. */
+/*
+ * Closes a table, drops its slots, and keeps its lock.  Those of its indexes
+ * go, so that who merely looked does not hold up the emptying of a generation.
+ */
 void
 oi_table_close(OiTable *table)
 {
-	if (table->estate)
-		oi_write_end(table);
+	if (table->key_index)
+		index_close(table->key_index, table->lockmode);
+	oi_write_end(table);
 	ExecResetTupleTable(table->slots, true);
 	table_close(table->rel, NoLock);
 }
@@ -218,37 +224,43 @@ row_slot(OiTable *table)
 	return table->row;
 }
 
-/* Starts an index scan for one key.  The index is returned for closing. */
-static IndexScanDesc
-begin_key_scan(OiTable *table, Datum key, Snapshot snapshot, Relation *index)
+/*
+ * The slot of look-ups, without a row, for one to be inserted.  All columns are
+ * null.
+ */
+TupleTableSlot *
+oi_table_new_row(OiTable *table)
 {
+	TupleTableSlot *slot = row_slot(table);
+
+	ExecClearTuple(slot);
+	memset(slot->tts_isnull, true,
+		   slot->tts_tupleDescriptor->natts * sizeof(bool));
+	return slot;
+}
+
+/* Starts an index scan for one key. */
+static IndexScanDesc
+begin_key_scan(OiTable *table, Datum key, Snapshot snapshot)
+{
+	Relation	index = table->key_index;
 	IndexScanDesc scan;
 	ScanKeyData skey;
 	Oid			type;
 
-	*index = index_open(oi_compat_primary_key(table->rel),
-						AccessShareLock);
-	type = (*index)->rd_opcintype[0];
+	if (index == NULL)
+		index = table->key_index =
+			index_open(oi_compat_primary_key(table->rel), table->lockmode);
+	type = index->rd_opcintype[0];
 	Assert(type == TEXTOID || type == UUIDOID || type == INT4OID);
 	ScanKeyEntryInitialize(&skey, 0, 1, BTEqualStrategyNumber, InvalidOid,
-						   (*index)->rd_indcollation[0],
+						   index->rd_indcollation[0],
 						   type == TEXTOID ? F_TEXTEQ :
 						   type == UUIDOID ? F_UUID_EQ : F_INT4EQ,
 						   key);
-	scan = oi_compat_index_scan(table->rel, *index, snapshot);
+	scan = oi_compat_index_scan(table->rel, index, snapshot);
 	index_rescan(scan, &skey, 1, NULL, 0);
 	return scan;
-}
-
-/*
- * Ends what begin_key_scan began.  The index's lock goes, so that who merely
- * looked does not hold up the emptying of a generation.
- */
-static void
-end_key_scan(IndexScanDesc scan, Relation index)
-{
-	index_endscan(scan);
-	index_close(index, AccessShareLock);
 }
 
 /*
@@ -266,12 +278,11 @@ oi_probe_dirty(OiTable *table, Datum key, bool mind_updaters, OiBusy *busy)
 {
 	TupleTableSlot *slot = row_slot(table);
 	SnapshotData dirty;
-	Relation	index;
 	IndexScanDesc scan;
 	OiProbe		result = OI_PROBE_ABSENT;
 
 	InitDirtySnapshot(dirty);
-	scan = begin_key_scan(table, key, &dirty, &index);
+	scan = begin_key_scan(table, key, &dirty);
 	while (index_getnext_slot(scan, ForwardScanDirection, slot))
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -297,7 +308,7 @@ oi_probe_dirty(OiTable *table, Datum key, bool mind_updaters, OiBusy *busy)
 	}
 	if (result != OI_PROBE_PRESENT)
 		ExecClearTuple(slot);
-	end_key_scan(scan, index);
+	index_endscan(scan);
 	return result;
 }
 
@@ -309,17 +320,16 @@ bool
 oi_find(OiTable *table, Datum key, Snapshot snapshot)
 {
 	TupleTableSlot *slot = row_slot(table);
-	Relation	index;
 	IndexScanDesc scan;
 	bool		found;
 
-	scan = begin_key_scan(table, key, snapshot, &index);
+	scan = begin_key_scan(table, key, snapshot);
 	found = index_getnext_slot(scan, ForwardScanDirection, slot);
 	if (found)
 		ExecMaterializeSlot(slot);
 	else
 		ExecClearTuple(slot);
-	end_key_scan(scan, index);
+	index_endscan(scan);
 	return found;
 }
 

@@ -43,6 +43,7 @@ typedef enum OiRelation
 	OI_REL_SUBSCRIPTION_ID,
 	OI_REL_SUBSCRIPTIONS,
 	OI_REL_SUBSCRIPTION_CURSORS,
+	OI_REL_FAILED_EVENTS,
 	OI_REL_INSTALLATION,
 	OI_REL_IN_USE,
 	OI_REL_LONGEST_LEASE,
@@ -56,9 +57,14 @@ typedef enum OiRelation
 typedef struct OiTable
 {
 	Relation	rel;
+	LOCKMODE	lockmode;
 	List	   *slots;			/* TupleTableSlots to drop at close */
 	TupleTableSlot *row;		/* what look-ups find; made by the first */
-	EState	   *estate;			/* made by the first write */
+	Relation	key_index;		/* the primary key's, opened by the first */
+	Relation   *indexes;		/* opened by the first write; NULL: not yet */
+	IndexInfo **index_infos;
+	int			nindexes;
+	EState	   *estate;			/* made by the first write that needs it */
 	ResultRelInfo *rri;			/* likewise */
 } OiTable;
 
@@ -97,6 +103,7 @@ extern bool oi_extension_present(void);
 extern void oi_table_open(OiTable *table, OiRelation which, LOCKMODE lockmode);
 extern void oi_table_close(OiTable *table);
 extern TupleTableSlot *oi_table_slot(OiTable *table);
+extern TupleTableSlot *oi_table_new_row(OiTable *table);
 
 extern OiProbe oi_probe_dirty(OiTable *table, Datum key, bool mind_updaters,
 							  OiBusy *busy);
@@ -104,15 +111,16 @@ extern bool oi_find(OiTable *table, Datum key, Snapshot snapshot);
 extern OiLockResult oi_lock(OiTable *table, OiWait *wait);
 OI_NORETURN extern void oi_serialization_failure(const char *what);
 
-/* relation_write.c */
-extern void oi_write_end(OiTable *table);
+/* relation_insert.c */
 extern bool oi_insert(OiTable *table, TupleTableSlot *slot, bool speculative,
 					  const OiThen *then);
+extern void oi_insert_values(OiRelation which, const Datum *values,
+							 const bool *nulls);
+
+/* relation_write.c */
 extern void oi_update(OiTable *table, TupleTableSlot *newslot,
 					  Bitmapset *changed);
 extern void oi_delete(OiTable *table);
 extern void oi_remove(OiTable *table);
-extern void oi_insert_values(OiRelation which, const Datum *values,
-							 const bool *nulls);
 
 #endif							/* OI_RELATION_H */

@@ -13,8 +13,10 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/index.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "nodes/nodes.h"
@@ -23,23 +25,37 @@
 #include "utils/snapmgr.h"
 
 #include "compat.h"
-#include "relation.h"
+#include "relation_write.h"
 #include "xact.h"
 
-/* our own constraints, which every write through here satisfies */
+/* our own constraints, which every write through here satisfies, by name */
 static const char *const own_checks[] = {
 	"guard_amount", "guard_complete", "guard_currency", "guard_key",
 	"guard_money_status", "guard_version",
 };
 
-/* Is this a constraint of the extension's own? */
-static bool
-is_own_check(const char *name)
+/*
+ * The first constraint, from the i-th on, that is enforced and not the
+ * extension's own.  The server has them by name, too.
+ */
+int
+oi_next_foreign_check(const TupleConstr *constr, int i)
 {
-	for (int i = 0; i < (int) lengthof(own_checks); i++)
-		if (strcmp(own_checks[i], name) == 0)
-			return true;
-	return false;
+	int			own = 0;
+
+	for (; i < constr->num_check; i++)
+	{
+		int			order = 1;
+
+		if (!oi_compat_is_enforced(&constr->check[i]))
+			continue;
+		while (own < (int) lengthof(own_checks) &&
+			   (order = strcmp(constr->check[i].ccname, own_checks[own])) > 0)
+			own++;
+		if (order != 0)
+			break;
+	}
+	return i;
 }
 
 /*
@@ -57,22 +73,19 @@ prepare_checks(OiTable *table)
 		return;
 	checks = MemoryContextAllocZero(table->estate->es_query_cxt,
 									constr->num_check * sizeof(ExprState *));
-	for (int i = 0; i < constr->num_check; i++)
+	for (int i = oi_next_foreign_check(constr, 0); i < constr->num_check;
+		 i = oi_next_foreign_check(constr, i + 1))
 	{
-		Expr	   *expr;
+		Expr	   *expr = stringToNode(constr->check[i].ccbin);
 
-		if (is_own_check(constr->check[i].ccname) ||
-			!oi_compat_is_enforced(&constr->check[i]))
-			continue;			/* NULL is true */
-		expr = stringToNode(constr->check[i].ccbin);
-		checks[i] = ExecPrepareExpr(expr, table->estate);
+		checks[i] = ExecPrepareExpr(expr, table->estate);	/* NULL is true */
 	}
 	oi_compat_set_checks(table->rri, checks);
 }
 
-/* Makes the executor state that triggers, constraints and indexes need. */
-static void
-prepare_to_write(OiTable *table, bool speculative)
+/* Makes the executor state that triggers, constraints and odd indexes need. */
+void
+oi_prepare_executor(OiTable *table)
 {
 	EState	   *estate;
 	RangeTblEntry *rte;
@@ -90,29 +103,72 @@ prepare_to_write(OiTable *table, bool speculative)
 		table->rri = makeNode(ResultRelInfo);
 		InitResultRelInfo(table->rri, table->rel, 1, NULL, 0);
 		estate->es_opened_result_relations = list_make1(table->rri);
-		ExecOpenIndices(table->rri, speculative);
 		table->estate = estate;
 		prepare_checks(table);
 	}
-	oi_xact_note_write();
 	table->estate->es_output_cid = GetCurrentCommandId(true);
 	table->estate->es_snapshot = GetActiveSnapshot();
+}
+
+/* Opens the table's indexes, for rows to be entered. */
+void
+oi_open_indexes(OiTable *table)
+{
+	List	   *oids;
+	ListCell   *lc;
+
+	if (table->indexes)
+		return;
+	oids = RelationGetIndexList(table->rel);
+	table->indexes = palloc(sizeof(Relation) * (list_length(oids) + 1));
+	table->index_infos = palloc(sizeof(IndexInfo *) * (list_length(oids) + 1));
+	foreach(lc, oids)
+	{
+		Relation	index = table->key_index;
+		int			i = table->nindexes++;
+
+		if (index && RelationGetRelid(index) == lfirst_oid(lc) &&
+			table->lockmode == RowExclusiveLock)
+			table->key_index = NULL;	/* now one of these */
+		else
+			index = index_open(lfirst_oid(lc), RowExclusiveLock);
+		table->indexes[i] = index;
+		table->index_infos[i] = BuildIndexInfo(index);
+	}
+	list_free(oids);
+}
+
+/* Has the executor use the indexes that are open. */
+void
+oi_lend_indexes(OiTable *table)
+{
+	oi_open_indexes(table);
+	table->rri->ri_NumIndices = table->nindexes;
+	table->rri->ri_IndexRelationDescs = table->indexes;
+	table->rri->ri_IndexRelationInfo = table->index_infos;
 }
 
 /* Frees what writing needed. */
 void
 oi_write_end(OiTable *table)
 {
-	ExecCloseIndices(table->rri);
-	ExecResetTupleTable(table->estate->es_tupleTable, false);
-	FreeExecutorState(table->estate);
+	for (int i = 0; i < table->nindexes; i++)
+	{
+		oi_compat_index_done(table->indexes[i], table->index_infos[i]);
+		index_close(table->indexes[i], RowExclusiveLock);
+	}
+	if (table->estate)
+	{
+		ExecResetTupleTable(table->estate->es_tupleTable, false);
+		FreeExecutorState(table->estate);
+	}
 }
 
 /* Has the table triggers for this command? */
-static bool
-has_triggers(OiTable *table, CmdType command)
+bool
+oi_has_triggers(OiTable *table, CmdType command)
 {
-	TriggerDesc *t = table->rri->ri_TrigDesc;
+	TriggerDesc *t = table->rel->trigdesc;
 
 	if (t == NULL)
 		return false;
@@ -133,10 +189,10 @@ has_triggers(OiTable *table, CmdType command)
  * Before and after a write: statement-level triggers, and the queue of AFTER
  * triggers, which is a level of its own as for a nested statement.
  */
-static TransitionCaptureState *
-begin_statement(OiTable *table, CmdType command)
+TransitionCaptureState *
+oi_begin_statement(OiTable *table, CmdType command)
 {
-	if (!has_triggers(table, command))
+	if (!oi_has_triggers(table, command))
 		return NULL;
 	AfterTriggerBeginQuery();
 	if (command == CMD_INSERT)
@@ -149,11 +205,11 @@ begin_statement(OiTable *table, CmdType command)
 									  RelationGetRelid(table->rel), command);
 }
 
-static void
-end_statement(OiTable *table, CmdType command,
-			  TransitionCaptureState *transitions)
+void
+oi_end_statement(OiTable *table, CmdType command,
+				 TransitionCaptureState *transitions)
 {
-	if (has_triggers(table, command))
+	if (oi_has_triggers(table, command))
 	{
 		if (command == CMD_INSERT)
 			ExecASInsertTriggers(table->estate, table->rri, transitions);
@@ -167,112 +223,14 @@ end_statement(OiTable *table, CmdType command,
 }
 
 /* A BEFORE trigger returned NULL: what was asked for did not happen. */
-static void
-report_suppressed(OiTable *table)
+void
+oi_report_suppressed(OiTable *table)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
 			 errmsg("a trigger on table \"%s\" suppressed the change",
 					RelationGetRelationName(table->rel)),
 			 errhint("A trigger that wants to refuse a change has to raise an error.")));
-}
-
-/*
- * The indexes that judge a speculative insertion: all unique ones on the
- * primary key's column, the first.  While that is rebuilt concurrently there are two.
- */
-static List *
-arbiter_indexes(OiTable *table)
-{
-	Oid			primary = oi_compat_primary_key(table->rel);
-	List	   *arbiters = list_make1_oid(primary);
-
-	for (int i = 0; i < table->rri->ri_NumIndices; i++)
-	{
-		Relation	index = table->rri->ri_IndexRelationDescs[i];
-		IndexInfo  *info = table->rri->ri_IndexRelationInfo[i];
-
-		if (RelationGetRelid(index) != primary &&
-			index->rd_index->indisunique && index->rd_index->indimmediate &&
-			info->ii_NumIndexKeyAttrs == 1 &&
-			info->ii_IndexAttrNumbers[0] == 1 &&
-			info->ii_Expressions == NIL && info->ii_Predicate == NIL)
-			arbiters = lappend_oid(arbiters, RelationGetRelid(index));
-	}
-	return arbiters;
-}
-
-/*
- * Stores a row and its index entries.  Speculatively: returns false if the
- * primary key was there already, with nothing stored.
- */
-static bool
-store_row(OiTable *table, TupleTableSlot *slot, bool speculative,
-		  List **recheck)
-{
-	bool		conflict = false;
-	uint32		token;
-	TransactionId xid;
-
-	*recheck = NIL;
-	if (!speculative)
-	{
-		table_tuple_insert(table->rel, slot, table->estate->es_output_cid, 0,
-						   NULL);
-		if (table->rri->ri_NumIndices > 0)
-			*recheck = oi_compat_index_new(table->rri, slot, table->estate,
-										   NULL, NIL);
-		return true;
-	}
-
-	xid = GetCurrentTransactionId();
-	token = SpeculativeInsertionLockAcquire(xid);
-	table_tuple_insert_speculative(table->rel, slot,
-								   table->estate->es_output_cid, 0, NULL,
-								   token);
-	*recheck = oi_compat_index_new(table->rri, slot, table->estate, &conflict,
-								   arbiter_indexes(table));
-	table_tuple_complete_speculative(table->rel, slot, token, !conflict);
-	SpeculativeInsertionLockRelease(xid);
-	return !conflict;
-}
-
-/*
- * Inserts the row in the slot.  Speculatively: returns false, with nothing
- * inserted, if the primary key was there already or is being inserted.  If
- * the row is stored, "then" is done before AFTER triggers fire; it may be NULL.
- */
-bool
-oi_insert(OiTable *table, TupleTableSlot *slot, bool speculative,
-		  const OiThen *then)
-{
-	TransitionCaptureState *transitions;
-	TriggerDesc *triggers;
-	List	   *recheck;
-	bool		stored;
-
-	prepare_to_write(table, speculative);
-	triggers = table->rri->ri_TrigDesc;
-	transitions = begin_statement(table, CMD_INSERT);
-
-	if (triggers && triggers->trig_insert_before_row &&
-		!ExecBRInsertTriggers(table->estate, table->rri, slot))
-		report_suppressed(table);
-
-	slot->tts_tableOid = RelationGetRelid(table->rel);
-	if (table->rel->rd_att->constr)
-		ExecConstraints(table->rri, slot, table->estate);
-
-	stored = store_row(table, slot, speculative, &recheck);
-	if (stored)
-	{
-		ExecARInsertTriggers(table->estate, table->rri, slot, recheck,
-							 transitions);
-		if (then)
-			then->call(then->arg);
-	}
-	end_statement(table, CMD_INSERT, transitions);
-	return stored;
 }
 
 /*
@@ -291,17 +249,18 @@ oi_update(OiTable *table, TupleTableSlot *newslot, Bitmapset *changed)
 	List	   *recheck;
 	EPQState	epq;
 
-	prepare_to_write(table, false);
+	oi_xact_note_write();
+	oi_prepare_executor(table);
 	oi_compat_set_updated_columns(exec_rt_fetch(1, table->estate),
 								  table->estate, changed);
-	transitions = begin_statement(table, CMD_UPDATE);
+	transitions = oi_begin_statement(table, CMD_UPDATE);
 
 	oi_compat_init_epq(&epq, table->estate);
 	if (table->rri->ri_TrigDesc &&
 		table->rri->ri_TrigDesc->trig_update_before_row &&
 		!oi_compat_before_update(table->estate, &epq, table->rri, &tid,
 								 newslot))
-		report_suppressed(table);
+		oi_report_suppressed(table);
 
 	newslot->tts_tableOid = RelationGetRelid(table->rel);
 	if (table->rel->rd_att->constr)
@@ -318,12 +277,14 @@ oi_update(OiTable *table, TupleTableSlot *newslot, Bitmapset *changed)
 	if (result != TM_Ok)
 		elog(ERROR, "unexpected table_tuple_update status: %u", result);
 
+	if (update_indexes)
+		oi_lend_indexes(table);
 	recheck = oi_compat_index_updated(table->rri, newslot, table->estate,
 									  update_indexes);
 	ExecARUpdateTriggers(table->estate, table->rri, NULL, NULL, &tid, NULL,
 						 newslot, recheck, transitions, false);
 	EvalPlanQualEnd(&epq);
-	end_statement(table, CMD_UPDATE, transitions);
+	oi_end_statement(table, CMD_UPDATE, transitions);
 }
 
 /*
@@ -339,14 +300,15 @@ oi_remove(OiTable *table)
 	TM_Result	result;
 	EPQState	epq;
 
-	prepare_to_write(table, false);
-	transitions = begin_statement(table, CMD_DELETE);
+	oi_xact_note_write();
+	oi_prepare_executor(table);
+	transitions = oi_begin_statement(table, CMD_DELETE);
 
 	oi_compat_init_epq(&epq, table->estate);
 	if (table->rri->ri_TrigDesc &&
 		table->rri->ri_TrigDesc->trig_delete_before_row &&
 		!oi_compat_before_delete(table->estate, &epq, table->rri, tid))
-		report_suppressed(table);
+		oi_report_suppressed(table);
 
 	result = table_tuple_delete(table->rel, tid, table->estate->es_output_cid,
 								table->estate->es_snapshot, InvalidSnapshot,
@@ -360,7 +322,7 @@ oi_remove(OiTable *table)
 
 	ExecARDeleteTriggers(table->estate, table->rri, tid, NULL, transitions, false);
 	EvalPlanQualEnd(&epq);
-	end_statement(table, CMD_DELETE, transitions);
+	oi_end_statement(table, CMD_DELETE, transitions);
 	ResetPerTupleExprContext(table->estate);
 }
 
@@ -382,21 +344,4 @@ oi_delete(OiTable *table)
 	if (result != TM_Ok)
 		elog(ERROR, "unexpected table_tuple_delete status: %u", result);
 	CommandCounterIncrement();
-}
-
-/* Inserts one row, given as one value and null flag a column. */
-void
-oi_insert_values(OiRelation which, const Datum *values, const bool *nulls)
-{
-	OiTable		table;
-	TupleTableSlot *slot;
-	int			columns = oi_relation_columns(which);
-
-	oi_table_open(&table, which, RowExclusiveLock);
-	slot = oi_table_slot(&table);
-	memcpy(slot->tts_values, values, columns * sizeof(Datum));
-	memcpy(slot->tts_isnull, nulls, columns * sizeof(bool));
-	ExecStoreVirtualTuple(slot);
-	oi_insert(&table, slot, false, NULL);
-	oi_table_close(&table);
 }
