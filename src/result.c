@@ -8,20 +8,39 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "utils/memutils.h"
 
 #include "result.h"
 
 /*
- * A row of the function's result type.  What that is is looked up at a call
- * site's first call.
+ * The row type that a function in FROM is expected to return, NULL if it is
+ * called elsewhere.
+ */
+static TupleDesc
+expected_type(FunctionCallInfo fcinfo)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	if (rsinfo == NULL || !IsA(rsinfo, ReturnSetInfo) ||
+		rsinfo->expectedDesc == NULL ||
+		rsinfo->expectedDesc->tdtypeid == RECORDOID)
+		return NULL;
+	return rsinfo->expectedDesc;
+}
+
+/*
+ * A row of the function's result type.  What that is the executor has looked
+ * up for a call in FROM; elsewhere it is at a call site's first call.
  */
 Datum
 oi_result_row(FunctionCallInfo fcinfo, Datum *values, bool *nulls)
 {
-	TupleDesc	desc = fcinfo->flinfo->fn_extra;
+	TupleDesc	desc = expected_type(fcinfo);
 
+	if (desc == NULL)
+		desc = fcinfo->flinfo->fn_extra;
 	if (desc == NULL)
 	{
 		MemoryContext old;
