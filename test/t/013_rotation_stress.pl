@@ -228,6 +228,11 @@ is($node->safe_psql('postgres', "SELECT count(*) FROM $api.key_store WHERE gener
 # The judgement.  A win lasts until its commit, and the retention from there; with a
 # lease until its end, or if the work was completed, for the retention from there.
 
+$node->safe_psql('postgres', <<~"SQL");
+	CREATE INDEX ON wins (key, claimed_at);
+	CREATE INDEX ON completions (key, attempt);
+	ANALYZE;
+	SQL
 my $wins = $node->safe_psql('postgres', 'SELECT count(*) FROM wins');
 my $doubles = $node->safe_psql('postgres', <<~"SQL");
 	WITH w AS (
