@@ -38,6 +38,7 @@
 #include "pgstat.h"
 #include "storage/fd.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/wait_event.h"
 
 PG_MODULE_MAGIC;
@@ -191,6 +192,23 @@ enter_file(FileSink *sink)
 }
 
 /*
+ * The value of option rotate_size.  Not by oi_sink_bytes(), which 1.0 has not: a
+ * server that still runs it has to be able to load this library, to see
+ * that it is for another version.
+ */
+static int64
+bytes_of(const char *size)
+{
+	double		bytes;
+
+	if (!parse_real(size, &bytes, GUC_UNIT_BYTE, NULL))
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+				 errmsg("invalid size \"%s\"", size)));
+	return (int64) bytes;
+}
+
+/*
  * Callback: open the file.
  */
 static void
@@ -210,10 +228,8 @@ file_startup(OiSinkState *state)
 	sink->path = psprintf("%s/%s", sink->directory, sink->name);
 	if (sync == NULL || !parse_bool(sync, &sink->sync))
 		sink->sync = true;
-	if (size != NULL && !oi_sink_bytes(size, &sink->rotate_size))
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
-				 errmsg("invalid size \"%s\"", size)));
+	if (size != NULL)
+		sink->rotate_size = bytes_of(size);
 
 	ctl.keysize = sizeof(pg_uuid_t);
 	ctl.entrysize = sizeof(pg_uuid_t);
