@@ -6,7 +6,7 @@
 # Bugs that this catches, each of which was planted: an entry that draws a position
 # without looking; two that advance one after the other; a lock that is kept until
 # the transaction ends; an advance that takes a right to the sequence; a mark that
-# is set before the advance; a call that only reads and marks.
+# is set before the advance.
 
 use strict;
 use warnings;
