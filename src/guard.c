@@ -53,6 +53,7 @@ typedef struct Expected
 	const OiOrderCall *call;
 	int			version;		/* that the change will make */
 	bool		verified;		/* and had its effects */
+	pg_uuid_t	event_id;		/* then: that of its event */
 	SubTransactionId subxid;
 	struct Expected *outer;
 } Expected;
@@ -80,16 +81,18 @@ oi_guard_expect(const OiOrderCall *call, int version)
 
 /*
  * The change that was announced last is made.  Has it been verified, and had
- * its effects?
+ * its effects?  If so, *event_id says under which id; it may be NULL.
  */
 bool
-oi_guard_done(void)
+oi_guard_done(pg_uuid_t *event_id)
 {
 	Expected   *e = expected;
 	bool		verified;
 
 	Assert(e != NULL);
 	verified = e->verified;
+	if (verified && event_id)
+		*event_id = e->event_id;
 	expected = e->outer;
 	pfree(e);
 	return verified;
@@ -102,7 +105,7 @@ forget_subtransaction(SubXactEvent event, SubTransactionId subxid,
 {
 	if (event == SUBXACT_EVENT_ABORT_SUB)
 		while (expected != NULL && expected->subxid >= subxid)
-			(void) oi_guard_done();
+			(void) oi_guard_done(NULL);
 }
 
 /* Forgets everything at the end of the transaction. */
@@ -373,7 +376,10 @@ oi_guard_verify(PG_FUNCTION_ARGS)
 	change.transition = check_transition(&pair);
 	oi_effects(&pair.new, &change);
 	if (announced)
+	{
+		announced->event_id = step.event_id;
 		announced->verified = true;
+	}
 	return PointerGetDatum(NULL);
 }
 

@@ -178,26 +178,22 @@ apply_change(OiTable *table, const OiOrder *before, const OiOrderCall *call,
 {
 	TupleTableSlot *slot = changed_row(table, call);
 	OiOrder		after;
-	OiStep	   *steps;
+	OiStep		step = {.has_event = true};
 	bool		verified;
-	int			n;
 
 	oi_guard_expect(call, before->version + 1);
 	oi_update(table, slot, changed_columns());
-	verified = oi_guard_done();
+	verified = oi_guard_done(&step.event_id);
 
 	oi_order_read_slot(slot, &after);
-	n = oi_history_read(DatumGetArrayTypeP(after.history), &steps);
-	if (!verified || n == 0 ||
-		steps[n - 1].version != before->version + 1 ||
-		!oi_text_equal(after.state, call->to_state))
+	if (!verified || !oi_text_equal(after.state, call->to_state))
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
 				 errmsg("order \"%s\" was not changed as asked for",
 						text_to_cstring(call->key)),
 				 errdetail("A trigger on table \"order_idempotency.orders\" changed the row, or the guard's triggers are disabled.")));
 
-	oi_answer_replayed(&after, &steps[n - 1], answer);
+	oi_answer_replayed(&after, &step, answer);
 	answer->outcome = call->verb == OI_VERB_CANCEL ? OI_CANCELLED : OI_APPLIED;
 }
 
@@ -207,6 +203,8 @@ change_found(OiTable *table, const OiOrderCall *call, const OiBusy *busy,
 			 OiWait *wait, OiOrderAnswer *answer)
 {
 	OiOrder		order;
+	ItemPointerData seen = table->row->tts_tid;
+	bool		same;
 
 	oi_order_read_slot(table->row, &order);
 	if (answer_from_history(&order, call, answer))
@@ -227,10 +225,13 @@ change_found(OiTable *table, const OiOrderCall *call, const OiBusy *busy,
 		case OI_LOCK_OK:
 			break;
 	}
+
+	/* of the very version that was seen before, what was found still holds */
+	same = ItemPointerEquals(&seen, &table->row->tts_tid);
 	oi_order_read_slot(table->row, &order);
-	if (answer_from_history(&order, call, answer))
+	if (!same && answer_from_history(&order, call, answer))
 		return true;
-	if (change_allowed(&order, call))
+	if ((same && busy->quiet) || change_allowed(&order, call))
 		apply_change(table, &order, call, answer);
 	else
 		answer_not_allowed(&order, call, answer);

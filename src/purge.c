@@ -235,7 +235,7 @@ remove_order(Purge *purge, Candidate *candidate)
 		return;
 	oi_guard_expect(&call, OI_GUARD_REMOVAL);
 	oi_remove(table);
-	(void) oi_guard_done();
+	(void) oi_guard_done(NULL);
 	purge->purged++;
 }
 
