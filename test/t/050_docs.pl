@@ -10,7 +10,7 @@
 # prompt, then their output.  A block ```sql is run and must raise no error.
 # Values that differ from run to run (UUIDs, times) and the width of columns are
 # left out of the comparison.  A worker takes its time, so queries of
-# subscription_status, and commands of the shell, are asked again until the answer
+# subscription_status and subscription_stats, and commands of the shell, are asked again until the answer
 # is the one that is shown.
 
 use strict;
@@ -160,7 +160,7 @@ sub commands
 sub check_command
 {
 	my ($s, $number, $command, $shown) = @_;
-	my $patient = $command =~ /^\\!|subscription_status/;
+	my $patient = $command =~ /^\\!|subscription_stat/;
 	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
 	my $wanted = normalise($shown);
 	my $got;
