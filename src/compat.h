@@ -29,6 +29,9 @@
 #error "order_idempotency 1.1 is for PostgreSQL 15 to 18"
 #endif
 
+/* what a file of ours is of no use to another release of the server by */
+#define OI_SERVER_VERSION ((uint32) PG_VERSION_NUM)
+
 /* Stands before the declaration of a function that does not return. */
 #if PG_VERSION_NUM >= 180000
 #define OI_NORETURN pg_noreturn

@@ -24,6 +24,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "port/pg_crc32c.h"
+#include "compat.h"
 #include "stats_shmem.h"
 #include "storage/fd.h"
 
@@ -38,7 +39,7 @@
 typedef struct StatsHeader
 {
 	char		magic[8];
-	uint32		server;			/* PG_VERSION_NUM */
+	uint32		server;			/* OI_SERVER_VERSION */
 	uint32		format;
 	uint32		nreaders;		/* follow the databases */
 	pg_crc32c	crc;			/* over all that follows */
@@ -57,7 +58,7 @@ make_header(StatsHeader *header, const char *body, uint32 nreaders)
 {
 	memset(header, 0, sizeof(StatsHeader));
 	memcpy(header->magic, "OI stats", sizeof(header->magic));
-	header->server = PG_VERSION_NUM;
+	header->server = OI_SERVER_VERSION;
 	header->format = STATS_FORMAT;
 	header->nreaders = nreaders;
 	INIT_CRC32C(header->crc);
