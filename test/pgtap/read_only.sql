@@ -51,19 +51,20 @@ BEGIN
 	RETURN order_idempotency.emit_event('mail.sent', key);
 END
 $$;
-SET force_parallel_mode = on;
+SELECT name AS parallel_mode FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query') \gset
+SET :parallel_mode = on;
 SELECT throws_ok(format('SELECT mine.%I(''p1'')', f), '25000', NULL, 'in a parallel worker: ' || f)
 FROM unnest(ARRAY['claim', 'order', 'event']) f;
-RESET force_parallel_mode;
+RESET :parallel_mode;
 SELECT is(pg_temp.row_counts(), before, 'nothing was written') FROM counts;
 
 -- The functions themselves are never given to one.
-SET force_parallel_mode = on;
+SET :parallel_mode = on;
 SELECT is((SELECT outcome FROM claim_key('p2')), 'claimed', 'called directly they stay in the leader: claim_key');
 SELECT is((SELECT outcome FROM create_order('p2', 1, 'EUR')), 'created', 'create_order');
 SELECT is((SELECT outcome FROM transition_order('p2', 'paid')), 'applied', 'transition_order');
 SELECT is((SELECT state FROM get_order('p2')), 'paid', 'get_order');
-RESET force_parallel_mode;
+RESET :parallel_mode;
 
 -- After a part that was READ ONLY the same transaction may write, once that part is rolled back.
 BEGIN;

@@ -20,6 +20,8 @@ SELECT pg_temp.rows_are($$
 	ORDER BY p.proname
 	$$, $$
 	VALUES
+	('alter_subscription', 'name text, server text DEFAULT NULL::text, event_types text[] DEFAULT NULL::text[], '
+		'topic text DEFAULT NULL::text, options jsonb DEFAULT NULL::jsonb', 'void'),
 	('cancel_order', 'key text, reason text DEFAULT NULL::text, request_key text DEFAULT NULL::text, '
 		'if_missing text DEFAULT ''error''::text, headers jsonb DEFAULT NULL::jsonb, '
 		'on_conflict text DEFAULT ''error''::text', 'order_idempotency.order_result'),
@@ -44,6 +46,8 @@ SELECT pg_temp.rows_are($$
 		'OUT failed_1m bigint, OUT failed_5m bigint, OUT failed_60m bigint, OUT latency_bounds double precision[], '
 		'OUT latency_counts bigint[], OUT latency_sum double precision, OUT since timestamp with time zone',
 		'SETOF record'),
+	('discard', 'name text, event_id uuid DEFAULT NULL::uuid, key text DEFAULT NULL::text, '
+		'everything boolean DEFAULT false', 'bigint'),
 	('drop_subscription', 'name text', 'void'),
 	('emit_event', 'type text, key text, payload jsonb DEFAULT NULL::jsonb, headers jsonb DEFAULT NULL::jsonb',
 		'uuid'),
@@ -62,7 +66,10 @@ SELECT pg_temp.rows_are($$
 		'OUT illegal bigint, OUT missing bigint, OUT refused bigint, OUT since timestamp with time zone', 'SETOF record'),
 	('order_history', 'key text, OUT version integer, OUT state text, OUT at timestamp with time zone, '
 		'OUT event_id uuid, OUT request_key text, OUT reason text', 'SETOF record'),
+	('pause_subscription', 'name text', 'void'),
 	('purge_orders', 'before timestamp with time zone, max integer', 'bigint'),
+	('redrive', 'name text, event_id uuid DEFAULT NULL::uuid, key text DEFAULT NULL::text, '
+		'everything boolean DEFAULT false', 'bigint'),
 	('release_key', 'key text, scope text DEFAULT ''default''::text, attempt integer DEFAULT NULL::integer', 'text'),
 	('reset_stats', '', 'void'),
 	('resume_subscription', 'name text', 'void'),
@@ -72,6 +79,9 @@ SELECT pg_temp.rows_are($$
 		'OUT retries bigint', 'SETOF record'),
 	('rotate_keys', 'IN retention interval DEFAULT NULL::interval, INOUT began bigint DEFAULT NULL::bigint, '
 		'INOUT emptied integer DEFAULT NULL::integer', NULL),
+	('seek_to_position', 'name text, "position" bigint', 'bigint'),
+	('seek_to_time', 'name text, at timestamp with time zone', 'bigint'),
+	('subscription_activity', 'OUT subscription integer, OUT in_flight integer', 'SETOF record'),
 	('subscription_workers', 'OUT subscription integer, OUT pid integer, OUT state text, OUT last_error text, '
 		'OUT last_error_at timestamp with time zone', 'SETOF record'),
 	('transition_order', 'key text, to_state text, request_key text DEFAULT NULL::text, '
@@ -89,7 +99,7 @@ SELECT is_empty($$
 SELECT is_empty($$
 	SELECT p.proname FROM pg_proc p
 	WHERE p.pronamespace = 'order_idempotency'::regnamespace AND p.provolatile = 'v' AND p.proparallel <> 'u'
-	  AND p.proname <> 'subscription_workers'
+	  AND p.proname NOT IN ('subscription_activity', 'subscription_workers')
 	$$, 'and not to be run in a parallel worker');
 
 -- Result types: order, names, types and collation of the columns.
@@ -145,6 +155,10 @@ SELECT is_empty($$
 	WHERE d.refclassid = 'pg_extension'::regclass
 	  AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'order_idempotency')
 	  AND d.deptype = 'e'
+	  -- types that come with a table or another type, members in newer servers
+	  AND NOT (d.classid = 'pg_type'::regclass
+			   AND EXISTS (SELECT FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid
+						   WHERE t.oid = d.objid AND (t.typcategory = 'A' OR c.relkind <> 'c')))
 	  AND obj_description(d.objid, d.classid::regclass::name) IS NULL
 	UNION ALL
 	SELECT 'schema' WHERE obj_description('order_idempotency'::regnamespace, 'pg_namespace') IS NULL

@@ -68,8 +68,10 @@ is( sqlstate("BEGIN; SET TRANSACTION READ ONLY; SAVEPOINT a;"
 	'25006', 'READ ONLY: in a savepoint');
 
 # Parallel query.  The functions are unsafe, so a plan that has one is serial.
-my $parallel = <<~'SQL';
-	SET force_parallel_mode = regress;
+my $mode = $node->safe_psql('postgres',
+	"SELECT name FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query')");
+my $parallel = <<~"SQL";
+	SET $mode = regress;
 	SET parallel_setup_cost = 0;
 	SET parallel_tuple_cost = 0;
 	SET min_parallel_table_scan_size = 0;

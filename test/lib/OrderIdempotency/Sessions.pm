@@ -158,6 +158,21 @@ sub _take
 	return 1;
 }
 
+# Waits until some of these handles can be read, and returns them; none when the
+# time is over.  A signal, such as that of a child that ended, does not end it.
+sub _wait_readable
+{
+	my ($select, $deadline) = @_;
+
+	while ((my $left = $deadline - Time::HiRes::time()) > 0)
+	{
+		my @ready = $select->can_read($left);
+
+		return @ready if @ready;
+	}
+	return;
+}
+
 # Waits for the output of some sessions, and returns it in their order.  What
 # was collected before is returned again.
 sub collect
@@ -173,7 +188,7 @@ sub collect
 	{
 		my $select = IO::Select->new(
 			map { $self->{sessions}[$_]{out} } values %missing);
-		my @ready = $select->can_read($deadline - Time::HiRes::time());
+		my @ready = _wait_readable($select, $deadline);
 
 		die 'sessions ' . join(', ', sort values %missing) . ' did not end'
 		  if !@ready;
@@ -217,8 +232,7 @@ sub wait_for_output
 
 	while ($session->{buffer} !~ $pattern)
 	{
-		IO::Select->new($session->{out})
-		  ->can_read($deadline - Time::HiRes::time())
+		_wait_readable(IO::Select->new($session->{out}), $deadline)
 		  or die "session $i did not say $pattern";
 		sysread($session->{out}, $session->{buffer}, 65536,
 			length $session->{buffer})
