@@ -85,9 +85,10 @@ typedef struct OiSinkEvent
 
 	/* filled by deliver; what it changes above is not looked at */
 	OiSinkOutcome outcome;
-	const char *reason;			/* of anything but delivered, in the database's
-								 * encoding; a retry without one was not tried
-								 * and does not count as an attempt */
+	const char *reason;			/* of anything but delivered, in the
+								 * database's encoding; a retry without one
+								 * was not tried and does not count as an
+								 * attempt */
 	int			retry_after;	/* ms that the receiver asks to wait before
 								 * the next attempt; 0: it does not say */
 } OiSinkEvent;
