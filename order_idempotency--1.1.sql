@@ -441,7 +441,8 @@ CREATE TABLE subscriptions (
 	-- where it may publish; see src/README, "Copies of a database"
 	armed_for uuid,
 	armed_database oid,
-	environment text COLLATE "C"
+	environment text COLLATE "C",
+	paused_at timestamptz
 );
 
 -- Where each subscription stands; the columns are explained in src/README,
@@ -456,8 +457,30 @@ CREATE TABLE subscription_cursors (
 	batch_next_xid xid8,
 	progress bigint NOT NULL,
 	delivered bigint NOT NULL,
-	delivered_at timestamptz
+	delivered_at timestamptz,
+	retried bigint NOT NULL DEFAULT 0,
+	behind_all_above boolean NOT NULL DEFAULT false
 ) WITH (fillfactor = 50);
+
+-- Events that a subscription could not deliver, and those of the same keys behind
+-- them: copies, so that they do not pin the log.
+CREATE TABLE failed_events (
+	subscription int NOT NULL,
+	position bigint NOT NULL,
+	event_id uuid NOT NULL,
+	key text COLLATE "C" NOT NULL,
+	version int,
+	type text COLLATE "C" NOT NULL,
+	payload jsonb,
+	headers jsonb,
+	created_at timestamptz NOT NULL,
+	state text COLLATE "C" NOT NULL CHECK (state IN ('parked', 'waiting', 'dead')),
+	attempts int NOT NULL,
+	next_at timestamptz,
+	reason text COLLATE "C",
+	failed_at timestamptz,
+	PRIMARY KEY (subscription, key, position)
+);
 
 CREATE FUNCTION create_subscription(name text, server text, event_types text[] = NULL, topic text = NULL,
 									options jsonb = NULL)
@@ -475,6 +498,37 @@ CREATE FUNCTION resume_subscription(name text)
 	LANGUAGE C VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'oi_resume_subscription';
 
+CREATE FUNCTION alter_subscription(name text, server text = NULL, event_types text[] = NULL, topic text = NULL,
+								   options jsonb = NULL)
+	RETURNS void
+	LANGUAGE C VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'oi_alter_subscription';
+
+CREATE FUNCTION pause_subscription(name text)
+	RETURNS void
+	LANGUAGE C VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'oi_pause_subscription';
+
+CREATE FUNCTION seek_to_position(name text, "position" bigint)
+	RETURNS bigint
+	LANGUAGE C VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'oi_seek_to_position';
+
+CREATE FUNCTION seek_to_time(name text, at timestamptz)
+	RETURNS bigint
+	LANGUAGE C VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'oi_seek_to_time';
+
+CREATE FUNCTION redrive(name text, event_id uuid = NULL, key text = NULL, everything boolean = false)
+	RETURNS bigint
+	LANGUAGE C VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'oi_redrive';
+
+CREATE FUNCTION discard(name text, event_id uuid = NULL, key text = NULL, everything boolean = false)
+	RETURNS bigint
+	LANGUAGE C VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'oi_discard';
+
 -- What shared memory knows of the workers of this database.
 CREATE FUNCTION subscription_workers(OUT subscription int, OUT pid int, OUT state text, OUT last_error text,
 									 OUT last_error_at timestamptz)
@@ -482,25 +536,59 @@ CREATE FUNCTION subscription_workers(OUT subscription int, OUT pid int, OUT stat
 	LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 8
 	AS 'MODULE_PATHNAME', 'oi_subscription_workers';
 
+-- What the sinks of this database's subscriptions are at.
+CREATE FUNCTION subscription_activity(OUT subscription int, OUT in_flight int)
+	RETURNS SETOF record
+	LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 8
+	AS 'MODULE_PATHNAME', 'oi_subscription_activity';
+
+CREATE VIEW parked_events AS
+	SELECT s.name AS subscription, f.position, f.event_id, f.key, f.version, f.type, f.payload, f.headers, f.created_at,
+		   f.state, f.attempts, f.next_at, f.reason, f.failed_at
+	FROM failed_events f JOIN subscriptions s ON s.id = f.subscription
+	WHERE f.state <> 'dead';
+
+CREATE VIEW dead_letters AS
+	SELECT s.name AS subscription, f.position, f.event_id, f.key, f.version, f.type, f.payload, f.headers, f.created_at,
+		   f.attempts, f.reason, f.failed_at
+	FROM failed_events f JOIN subscriptions s ON s.id = f.subscription
+	WHERE f.state = 'dead';
+
 CREATE VIEW subscription_status AS
 	SELECT s.name, s.server, s.owner, s.event_types, s.topic,
-		   CASE WHEN a.disarmed IS NULL THEN COALESCE(w.state, 'stopped') ELSE 'disarmed' END AS state, w.pid,
-		   c.delivered, c.delivered_at,
-		   (SELECT pg_catalog.count(*) FROM outbox o
-			WHERE (o.position > c.behind_position
-				   OR (o.xid >= pg_catalog.pg_snapshot_xmin(c.behind) AND o.xid < c.behind_next_xid
-					   AND o.position >> 44 = i.incarnation))
-			  AND (o.position >> 44 > i.incarnation
-				   OR (NOT pg_catalog.pg_visible_in_snapshot(o.xid, c.behind)
-					   AND (c.batch IS NULL OR o.position > c.progress
-							OR NOT pg_catalog.pg_visible_in_snapshot(o.xid, c.batch))))
-			  AND (s.event_types IS NULL OR o.type = ANY (s.event_types))) AS lag_events,
-		   w.last_error, w.last_error_at, a.disarmed AS detail
+		   CASE WHEN a.disarmed IS NOT NULL THEN 'disarmed' WHEN s.paused_at IS NOT NULL THEN 'paused'
+				ELSE COALESCE(w.state, 'stopped') END AS state, w.pid,
+		   c.delivered, c.delivered_at, l.events + f.parked AS lag_events, w.last_error, w.last_error_at,
+		   COALESCE(a.disarmed, 'Paused at ' || s.paused_at || '; use resume_subscription().') AS detail,
+		   l.bytes + f.bytes AS lag_bytes,
+		   COALESCE(GREATEST(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - LEAST(l.oldest, f.oldest)), 0), 0)
+			   AS lag_seconds,
+		   LEAST(l.oldest, f.oldest) AS oldest_waiting, c.retried, f.parked, f.dead
 	FROM subscriptions s
 		JOIN subscription_cursors c ON c.subscription = s.id
 		LEFT JOIN subscription_workers() w ON w.subscription = s.id
 		-- as OI_INCARNATION of src/incarnation.h
 		CROSS JOIN LATERAL (SELECT c.behind_position >> 44 AS incarnation) i
+		-- what the next batches will have, as batch.c finds it
+		CROSS JOIN LATERAL (
+			SELECT pg_catalog.count(*) AS events, pg_catalog.min(o.created_at) AS oldest,
+				   COALESCE(pg_catalog.sum(pg_catalog.pg_column_size(o.*)), 0) AS bytes
+			FROM outbox o
+			WHERE (o.position > c.behind_position
+				   OR (o.xid >= pg_catalog.pg_snapshot_xmin(c.behind) AND o.xid < c.behind_next_xid
+					   AND o.position >> 44 = i.incarnation))
+			  AND (o.position >> 44 > i.incarnation
+				   OR (((c.behind_all_above AND o.position > c.behind_position)
+						OR NOT pg_catalog.pg_visible_in_snapshot(o.xid, c.behind))
+					   AND (c.batch IS NULL OR o.position > c.progress
+							OR NOT pg_catalog.pg_visible_in_snapshot(o.xid, c.batch))))
+			  AND (s.event_types IS NULL OR o.type = ANY (s.event_types))) l
+		CROSS JOIN LATERAL (
+			SELECT pg_catalog.count(*) FILTER (WHERE e.state <> 'dead') AS parked,
+				   pg_catalog.count(*) FILTER (WHERE e.state = 'dead') AS dead,
+				   pg_catalog.min(e.created_at) FILTER (WHERE e.state <> 'dead') AS oldest,
+				   COALESCE(pg_catalog.sum(pg_catalog.pg_column_size(e.*)) FILTER (WHERE e.state <> 'dead'), 0) AS bytes
+			FROM failed_events e WHERE e.subscription = s.id) f
 		-- as oi_is_armed of src/arming.c
 		LEFT JOIN (SELECT n.id AS installation, d.oid AS database,
 						  COALESCE(pg_catalog.current_setting('order_idempotency.environment', true), '') AS environment
@@ -618,10 +706,12 @@ BEGIN
 				   'order_idempotency.retry_counts, order_idempotency.retried_keys, order_idempotency.delivery_counts TO %s', role);
 	EXECUTE format('GRANT SELECT ON order_idempotency.abandoned_claims, '
 				   'order_idempotency.account_balance, order_idempotency.current_lifecycle, '
-				   'order_idempotency.subscription_status, order_idempotency.key_store, '
+				   'order_idempotency.subscription_status, order_idempotency.parked_events, '
+				   'order_idempotency.dead_letters, order_idempotency.key_store, '
 				   'order_idempotency.deadline_failures TO %s', role);
 	EXECUTE format('GRANT EXECUTE ON FUNCTION order_idempotency.default_lifecycle, '
-				   'order_idempotency.subscription_workers, order_idempotency.key_retention TO %s', role);
+				   'order_idempotency.subscription_workers, order_idempotency.subscription_activity, '
+				   'order_idempotency.key_retention TO %s', role);
 END
 $$;
 
@@ -635,10 +725,14 @@ BEGIN
 	EXECUTE format('GRANT SELECT ON order_idempotency.orders, order_idempotency.ledger, '
 				   'order_idempotency.outbox, order_idempotency.claims, order_idempotency.lifecycle, '
 				   'order_idempotency.generations, order_idempotency.payment_deadlines, order_idempotency.installation, '
-				   'order_idempotency.subscriptions, order_idempotency.subscription_cursors TO %s', role);
+				   'order_idempotency.subscriptions, order_idempotency.subscription_cursors, '
+				   'order_idempotency.failed_events TO %s', role);
 	EXECUTE format('GRANT EXECUTE ON FUNCTION order_idempotency.get_order, order_idempotency.order_history, '
 				   'order_idempotency.create_subscription, order_idempotency.drop_subscription, '
-				   'order_idempotency.resume_subscription, order_idempotency.purge_orders TO %s', role);
+				   'order_idempotency.resume_subscription, order_idempotency.alter_subscription, '
+				   'order_idempotency.pause_subscription, order_idempotency.seek_to_position, '
+				   'order_idempotency.seek_to_time, order_idempotency.redrive, order_idempotency.discard, '
+				   'order_idempotency.purge_orders TO %s', role);
 	EXECUTE format('GRANT EXECUTE ON PROCEDURE order_idempotency.rotate_keys TO %s', role);
 END
 $$;
@@ -664,6 +758,7 @@ SELECT pg_catalog.pg_extension_config_dump('order_idempotency.outbox_3', '');
 SELECT pg_catalog.pg_extension_config_dump('order_idempotency.subscription_id', '');
 SELECT pg_catalog.pg_extension_config_dump('order_idempotency.subscriptions', '');
 SELECT pg_catalog.pg_extension_config_dump('order_idempotency.subscription_cursors', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.failed_events', '');
 SELECT pg_catalog.pg_extension_config_dump('order_idempotency.longest_lease', '');
 SELECT pg_catalog.pg_extension_config_dump('order_idempotency.deadline_failures', '');
 
@@ -1073,7 +1168,7 @@ COMMENT ON COLUMN subscriptions.server IS 'the foreign server that it delivers t
 COMMENT ON COLUMN subscriptions.owner IS 'whoever made it; its worker connects as this role';
 COMMENT ON COLUMN subscriptions.event_types IS 'the types of events that it wants; null: all';
 COMMENT ON COLUMN subscriptions.topic IS 'where at the receiver; for a file its name';
-COMMENT ON COLUMN subscriptions.options IS 'batch_size and from, as create_subscription was given them';
+COMMENT ON COLUMN subscriptions.options IS 'as create_subscription was given them';
 COMMENT ON COLUMN subscriptions.created_at IS 'when it was made';
 COMMENT ON COLUMN subscriptions.armed_for IS 'the installation that it may publish from; null: it came from 1.0';
 COMMENT ON COLUMN subscriptions.armed_database IS 'the OID of the database that it may publish from';
@@ -1091,6 +1186,53 @@ COMMENT ON COLUMN subscription_cursors.batch_next_xid IS 'the next transaction''
 COMMENT ON COLUMN subscription_cursors.progress IS 'all of the batch up to this position is delivered; 0: none';
 COMMENT ON COLUMN subscription_cursors.delivered IS 'how many events were delivered since the subscription was made';
 COMMENT ON COLUMN subscription_cursors.delivered_at IS 'when the last one was; null: none so far';
+COMMENT ON COLUMN subscriptions.paused_at IS 'when pause_subscription was called; null: it is not paused';
+COMMENT ON COLUMN subscription_cursors.retried IS 'how many times a delivery of an event failed and was put off';
+COMMENT ON COLUMN subscription_cursors.behind_all_above IS 'true after a seek: no event above behind_position is behind, whoever wrote it';
+COMMENT ON TABLE failed_events IS
+'events that a subscription could not deliver, and those of the same keys behind them; views parked_events and dead_letters show them';
+COMMENT ON COLUMN failed_events.subscription IS 'the number of the subscription';
+COMMENT ON COLUMN failed_events.position IS 'where in the log';
+COMMENT ON COLUMN failed_events.event_id IS 'the id of the event, the same on every delivery';
+COMMENT ON COLUMN failed_events.key IS 'the key of the event';
+COMMENT ON COLUMN failed_events.version IS 'the version of the order that the event tells of; null for emit_event';
+COMMENT ON COLUMN failed_events.type IS 'the type of the event';
+COMMENT ON COLUMN failed_events.payload IS 'its payload';
+COMMENT ON COLUMN failed_events.headers IS 'its headers';
+COMMENT ON COLUMN failed_events.created_at IS 'when the order changed, or emit_event was called';
+COMMENT ON COLUMN failed_events.state IS 'parked: it failed and is tried again; waiting: it is behind one of its key that failed; dead: it is not tried again';
+COMMENT ON COLUMN failed_events.attempts IS 'how many deliveries failed; while the receiver is down altogether they do not count';
+COMMENT ON COLUMN failed_events.next_at IS 'when it is tried again, at the earliest; null: not parked';
+COMMENT ON COLUMN failed_events.reason IS 'why the last delivery failed; null: it was not tried';
+COMMENT ON COLUMN failed_events.failed_at IS 'when that was';
+COMMENT ON VIEW parked_events IS 'the events that are tried again later, and those of the same keys that wait behind them';
+COMMENT ON COLUMN parked_events.subscription IS 'the subscription';
+COMMENT ON COLUMN parked_events.position IS 'where in the log';
+COMMENT ON COLUMN parked_events.event_id IS 'the id of the event, the same on every delivery';
+COMMENT ON COLUMN parked_events.key IS 'the key of the event';
+COMMENT ON COLUMN parked_events.version IS 'the version of the order that the event tells of; null for emit_event';
+COMMENT ON COLUMN parked_events.type IS 'the type of the event';
+COMMENT ON COLUMN parked_events.payload IS 'its payload';
+COMMENT ON COLUMN parked_events.headers IS 'its headers';
+COMMENT ON COLUMN parked_events.created_at IS 'when the order changed, or emit_event was called';
+COMMENT ON COLUMN parked_events.state IS 'parked: it failed and is tried again; waiting: it is behind one of its key that failed';
+COMMENT ON COLUMN parked_events.attempts IS 'how many deliveries failed; while the receiver is down altogether they do not count';
+COMMENT ON COLUMN parked_events.next_at IS 'when it is tried again, at the earliest; null: it waits';
+COMMENT ON COLUMN parked_events.reason IS 'why the last delivery failed; null: it was not tried';
+COMMENT ON COLUMN parked_events.failed_at IS 'when that was';
+COMMENT ON VIEW dead_letters IS 'the events that the receiver rejected, or whose attempts are used up: they are not tried again before redrive()';
+COMMENT ON COLUMN dead_letters.subscription IS 'the subscription';
+COMMENT ON COLUMN dead_letters.position IS 'where in the log';
+COMMENT ON COLUMN dead_letters.event_id IS 'the id of the event, the same on every delivery';
+COMMENT ON COLUMN dead_letters.key IS 'the key of the event';
+COMMENT ON COLUMN dead_letters.version IS 'the version of the order that the event tells of; null for emit_event';
+COMMENT ON COLUMN dead_letters.type IS 'the type of the event';
+COMMENT ON COLUMN dead_letters.payload IS 'its payload';
+COMMENT ON COLUMN dead_letters.headers IS 'its headers';
+COMMENT ON COLUMN dead_letters.created_at IS 'when the order changed, or emit_event was called';
+COMMENT ON COLUMN dead_letters.attempts IS 'how many deliveries failed';
+COMMENT ON COLUMN dead_letters.reason IS 'why the last one did';
+COMMENT ON COLUMN dead_letters.failed_at IS 'when that was';
 
 COMMENT ON FUNCTION create_subscription IS
 'Makes a durable reader of the log, whose worker delivers every event at least once, those of one key in order.
@@ -1101,7 +1243,11 @@ event_types  the types that it wants; null: all
 topic        1 to 255 letters, digits, ".", "_", "-" and "/"; null: the name. For a file: its name in the server''s
              directory, without "/" and not beginning with "."; null: the name and ".jsonl"
 options      a JSON object: batch_size (1 to 5000 events in one delivery, default 500), from ("now", the
-             default: what commits from here on; "start": all that the log has)
+             default: what commits from here on; "start": all that the log has), max_attempts (1 to 1000000, default
+             20: then an event is a dead letter), on_dead ("hold", the default: a dead letter holds up the later
+             events of its key; "skip": they go on), backoff_min and backoff_max (1 to 86400000 ms between attempts,
+             doubling from the first to the second, default 1000 and 3600000), max_parked_keys (0 to 100000, default
+             10000: when so many keys are held, the subscription waits as a whole)
 
 The caller becomes its owner and has to be able to log in. It is armed for this database and order_idempotency.environment:
 a copy does not publish until resume_subscription. Warnings: no worker without shared_preload_libraries; no LOGIN.
@@ -1112,29 +1258,73 @@ COMMENT ON FUNCTION drop_subscription IS
 'Removes a subscription; its worker ends when that commits. What it has not delivered it never will.
 Errors: 42704 no such subscription; 42501 it is another role''s; 22004 the name is null; 25006 read-only transaction or standby.';
 COMMENT ON FUNCTION resume_subscription IS
-'Arms a subscription that is disarmed, as it is in a copy of a database and where order_idempotency.environment is another
-one: from when that commits it publishes from this database, beginning with what it had not delivered when the copy was made.
+'Has a subscription go on: one that is paused; one that is disarmed, as it is in a copy of a database and where
+order_idempotency.environment is another one (from when that commits it publishes from this database, beginning with what it had not
+delivered when the copy was made); and one whose receiver was taken for down, which is tried at once.
 Errors: 42704 no such subscription; 42501 it is another role''s; 22004 the name is null; 55000 it was restored into a database
 that was in use; 25006 read-only transaction or standby.';
+COMMENT ON FUNCTION alter_subscription IS
+'Changes a subscription; it stays where it is in the log. What is null stays as it is.
+
+name         the subscription
+server       another server, with the right of the subscription''s owner to use it
+event_types  the types that it wants from here on; an empty array: all
+topic        as in create_subscription
+options      those given replace those of the same name; a null takes back the default. Not from
+
+In effect when it returns: see pause_subscription.
+Errors: as in create_subscription; 42704 no such subscription; 42501 it is another role''s; 22023 option from.';
+COMMENT ON FUNCTION pause_subscription IS
+'Stops a subscription; it keeps its place in the log. When this returns, no delivery is under way, and none begins before the
+transaction ends; then its worker ends. A delivery that a receiver does not answer within a second is broken off; it is
+made again later, with the same event ids.
+Errors: 42704 no such subscription; 42501 it is another role''s; 22004 the name is null; 25006 read-only transaction or standby.';
+COMMENT ON FUNCTION seek_to_position IS
+'Takes a subscription to another place in the log: events above that position are delivered, again if they were before. Those
+at or below it are not, but for what was not committed yet. 0: all that the log has; a position behind the end: the end.
+What failed before stays in parked_events and dead_letters. Returns the position. In effect when it returns: see pause_subscription.
+Errors: 42704 no such subscription; 42501 it is another role''s; 22004 the name or the position is null; 25006 read-only transaction or standby; 22023 a negative position.';
+COMMENT ON FUNCTION seek_to_time IS
+'Takes a subscription to before the first event that was made at a time or later, or to the end of the log if there is none; it reads
+the log to find that. Returns the position; the rest is as in seek_to_position.
+Errors: 42704 no such subscription; 42501 it is another role''s; 22004 the name or the time is null; 25006 read-only transaction or standby.';
+COMMENT ON FUNCTION redrive IS
+'Tries events that failed again, at once and with all attempts before them: those of parked_events that are parked, and
+those of dead_letters. One event, those of a key, or everything => true. Returns how many. The order of a key is kept; but where
+on_dead is skip, later events of it have been delivered already. In effect when it returns: see pause_subscription.
+Errors: 42704 no such subscription; 42501 it is another role''s; 22004 the name is null; 25006 read-only transaction or standby; 22023 not exactly one of event_id, key and everything.';
+COMMENT ON FUNCTION discard IS
+'Gives events up that failed: they are never delivered. One event, those parked and dead of a key, or all parked and dead
+ones (everything => true); those that only wait behind them go on. Returns how many. In effect when it returns: see
+pause_subscription.
+Errors: 42704 no such subscription; 42501 it is another role''s; 22004 the name is null; 25006 read-only transaction or standby; 22023 not exactly one of event_id, key and everything.';
 COMMENT ON FUNCTION subscription_workers IS
 'What the server knows of the workers of this database, one row a subscription; view subscription_status has it all.
 state: stopped, no process (raise max_worker_processes), starting, idle, delivering, retrying (see last_error), off
 (order_idempotency.publish is off).';
+COMMENT ON FUNCTION subscription_activity IS
+'How many events the sinks of this database have at this moment, one row a subscription.';
 COMMENT ON VIEW subscription_status IS 'the subscriptions of this database, their workers and how far they are';
 COMMENT ON COLUMN subscription_status.name IS 'the subscription';
 COMMENT ON COLUMN subscription_status.server IS 'the foreign server that it delivers to';
 COMMENT ON COLUMN subscription_status.owner IS 'its owner; the worker connects as this role';
 COMMENT ON COLUMN subscription_status.event_types IS 'the types of events that it wants; null: all';
 COMMENT ON COLUMN subscription_status.topic IS 'where at the receiver; for a file its name';
-COMMENT ON COLUMN subscription_status.state IS
-'stopped, no process (raise max_worker_processes), starting, idle, delivering, retrying (see last_error), off (order_idempotency.publish is off), disarmed (see detail)';
 COMMENT ON COLUMN subscription_status.pid IS 'the process of its worker; null: none';
 COMMENT ON COLUMN subscription_status.delivered IS 'how many events were delivered since it was made';
 COMMENT ON COLUMN subscription_status.delivered_at IS 'when the last one was';
-COMMENT ON COLUMN subscription_status.lag_events IS 'how many events in the log it wants and has not delivered; 0: it is up to date';
 COMMENT ON COLUMN subscription_status.last_error IS 'the last error of its worker since the server started; null: none';
 COMMENT ON COLUMN subscription_status.last_error_at IS 'when that was';
-COMMENT ON COLUMN subscription_status.detail IS 'why it is disarmed, and what to do; null: it is not';
+COMMENT ON COLUMN subscription_status.state IS
+'stopped, no process (raise max_worker_processes), starting, idle, delivering, retrying (nothing goes out: see last_error), off (order_idempotency.publish is off), paused, disarmed (see detail)';
+COMMENT ON COLUMN subscription_status.lag_events IS 'how many events it wants and has not delivered, those parked or waiting included and dead ones not; 0: it is up to date';
+COMMENT ON COLUMN subscription_status.detail IS 'why it is paused or disarmed, and what to do; null: it is not';
+COMMENT ON COLUMN subscription_status.lag_bytes IS 'how large these events are, about';
+COMMENT ON COLUMN subscription_status.lag_seconds IS 'the age of the oldest of them; 0: there is none';
+COMMENT ON COLUMN subscription_status.oldest_waiting IS 'when the oldest of them was made; null: there is none';
+COMMENT ON COLUMN subscription_status.retried IS 'how many times a delivery of an event failed and was put off, since it was made';
+COMMENT ON COLUMN subscription_status.parked IS 'how many events are in view parked_events';
+COMMENT ON COLUMN subscription_status.dead IS 'how many events are in view dead_letters';
 
 -- statistics
 
@@ -1212,9 +1402,9 @@ COMMENT ON COLUMN subscription_stats.since IS 'since when it is counted: its fir
 COMMENT ON FUNCTION grant_application IS
 'Grants a role what an application needs: EXECUTE on the functions of claims and orders and on emit_event; no table. Errors: 22004 null; 42501 not the owner''s to grant.';
 COMMENT ON FUNCTION grant_monitor IS
-'Grants a role what monitoring needs: SELECT on abandoned_claims, account_balance, current_lifecycle, deadline_failures, subscription_status, key_store and the views of statistics. Errors as in grant_application.';
+'Grants a role what monitoring needs: SELECT on abandoned_claims, account_balance, current_lifecycle, deadline_failures, subscription_status, parked_events, dead_letters, key_store and the views of statistics. Errors as in grant_application.';
 COMMENT ON FUNCTION grant_operator IS
-'Grants a role what operation needs: all of grant_monitor, SELECT on every table, get_order, order_history, create_subscription, drop_subscription, resume_subscription, purge_orders, reset_stats and rotate_keys. Errors as in grant_application.';
+'Grants a role what operation needs: all of grant_monitor, SELECT on every table, get_order, order_history, create_subscription, alter_subscription, pause_subscription, resume_subscription, drop_subscription, seek_to_position, seek_to_time, redrive, discard, purge_orders, reset_stats and rotate_keys. Errors as in grant_application.';
 
 -- columns that other relations have from the first generation
 DO $$

@@ -42,15 +42,14 @@
 #define FETCH_SIZE 200
 
 /* the log's tables; each query adds its own conditions */
-#define LOG_COLUMNS \
-	"l.position, l.xid, l.event_id, l.key, l.version, l.type, l.payload, l.headers, l.created_at"
+#define LOG_COLUMNS "l.position, l.xid, " OI_EVENT_COLUMNS
 #define LOG_ROWS \
 	"(SELECT " LOG_COLUMNS " FROM order_idempotency.outbox_0 l" \
 	" UNION ALL SELECT " LOG_COLUMNS " FROM order_idempotency.outbox_1 l" \
 	" UNION ALL SELECT " LOG_COLUMNS " FROM order_idempotency.outbox_2 l" \
 	" UNION ALL SELECT " LOG_COLUMNS " FROM order_idempotency.outbox_3 l)"
 
-/* columns of the log, as the queries return them */
+/* columns of the log, as the queries return them, and of events that failed */
 enum
 {
 	LOG_POSITION = 1,
@@ -230,22 +229,39 @@ fill_event(OiSinkEvent *event, HeapTuple row, TupleDesc desc)
 }
 
 /*
- * Add a row to the batch.  False: it is full without it.
+ * An empty batch with room for so many events.
  */
-static bool
-add_row(Reader *reader, HeapTuple row, TupleDesc desc)
+OiBatch *
+oi_batch_make(int room, MemoryContext context)
 {
-	OiBatch    *batch = reader->batch;
+	OiBatch    *batch = MemoryContextAllocZero(context, sizeof(OiBatch));
+
+	batch->room = room;
+	batch->events = MemoryContextAlloc(context, sizeof(OiSinkEvent) * room);
+	batch->info = MemoryContextAllocZero(context, sizeof(OiEventInfo) * room);
+	return batch;
+}
+
+/*
+ * Add a row to a batch, in the given context.  False: it is full without it.
+ */
+bool
+oi_batch_add(OiBatch *batch, const OiSubscription *sub, HeapTuple row,
+			 TupleDesc desc, MemoryContext context)
+{
 	OiSinkEvent *event = &batch->events[batch->n];
 	MemoryContext old;
 	int64		bytes;
+	bool		isnull;
 
-	if (batch->n == reader->sub->batch_size)
+	if (batch->n == batch->room)
 		return false;
 
-	old = MemoryContextSwitchTo(reader->context);
+	old = MemoryContextSwitchTo(context);
 	bytes = fill_event(event, row, desc);
-	event->topic = reader->sub->topic;
+	event->topic = sub->topic;
+	memset(&batch->info[batch->n], 0, sizeof(OiEventInfo));
+	batch->info[batch->n].key = TextDatumGetCString(SPI_getbinval(row, desc, LOG_KEY, &isnull));
 	MemoryContextSwitchTo(old);
 
 	if (batch->n > 0 && batch->bytes + bytes > OI_SINK_MAX_BYTES)
@@ -254,6 +270,25 @@ add_row(Reader *reader, HeapTuple row, TupleDesc desc)
 	batch->upto = event->position;
 	batch->n++;
 	return true;
+}
+
+/*
+ * Take the events out of a batch whose fate was recorded.
+ */
+void
+oi_batch_keep_open(OiBatch *batch)
+{
+	int			left = 0;
+
+	for (int i = 0; i < batch->n; i++)
+	{
+		if (batch->info[i].fate != OI_FATE_OPEN)
+			continue;
+		batch->events[left] = batch->events[i];
+		batch->info[left++] = batch->info[i];
+	}
+	batch->n = left;
+	batch->turn = 0;
 }
 
 /*
@@ -294,7 +329,8 @@ read_late(Reader *reader)
 					 values, nulls, true);
 
 	for (uint64 i = 0; i < SPI_processed; i++)
-		if (!add_row(reader, SPI_tuptable->vals[i], SPI_tuptable->tupdesc))
+		if (!oi_batch_add(reader->batch, reader->sub, SPI_tuptable->vals[i],
+						  SPI_tuptable->tupdesc, reader->context))
 			return false;
 	return SPI_processed < (uint64) reader->sub->batch_size;
 }
@@ -325,7 +361,7 @@ wants_row(const Reader *reader, HeapTuple row, TupleDesc desc)
 	Datum		value = SPI_getbinval(row, desc, LOG_XID, &isnull);
 	uint64		xid = U64FromFullTransactionId(DatumGetFullTransactionId(value));
 
-	return !oi_snapshot_sees(reader->cursor->behind.snapshot, xid) &&
+	return (reader->cursor->above || !oi_snapshot_sees(reader->cursor->behind.snapshot, xid)) &&
 		oi_snapshot_sees(reader->cursor->batch.snapshot, xid) &&
 		wants_type(reader->sub, SPI_getbinval(row, desc, LOG_TYPE, &isnull));
 }
@@ -349,7 +385,7 @@ take_rows(Reader *reader, bool *past)
 			break;
 		if (wants_row(reader, row, desc))
 		{
-			if (!add_row(reader, row, desc))
+			if (!oi_batch_add(reader->batch, reader->sub, row, desc, reader->context))
 				return false;
 		}
 		else
@@ -401,18 +437,17 @@ read_rest(Reader *reader)
 /*
  * Read the next events of the cursor's batch, as many as fit.
  */
-void
-oi_batch_read(const OiSubscription *sub, OiCursor *cursor, OiBatch *batch,
-			  MemoryContext context)
+OiBatch *
+oi_batch_read(const OiSubscription *sub, OiCursor *cursor, MemoryContext context)
 {
+	OiBatch    *batch = oi_batch_make(sub->batch_size, context);
 	Reader		reader = {sub, cursor, batch, context};
 
-	batch->events = MemoryContextAlloc(context, sizeof(OiSinkEvent) * sub->batch_size);
 	batch->upto = cursor->progress;
 	if (cursor->nlate < 0)
 		find_late(cursor);
-	if (cursor->nlate > 0 && cursor->progress < cursor->behind.position &&
-		!read_late(&reader))
-		return;
-	read_rest(&reader);
+	if (cursor->nlate == 0 || cursor->progress >= cursor->behind.position ||
+		read_late(&reader))
+		read_rest(&reader);
+	return batch;
 }

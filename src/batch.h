@@ -10,11 +10,22 @@
 
 #include "drain.h"
 #include "executor/spi.h"
+#include "owner.h"
 
-extern void oi_batch_read(const OiSubscription *sub, OiCursor *cursor,
-						  OiBatch *batch, MemoryContext context);
+/* the columns that make an event, of a row "l" */
+#define OI_EVENT_COLUMNS \
+	"l.event_id, l.key, l.version, l.type, l.payload, l.headers, l.created_at"
+
+extern OiBatch *oi_batch_read(const OiSubscription *sub, OiCursor *cursor,
+							  MemoryContext context);
+extern OiBatch *oi_batch_make(int room, MemoryContext context);
+extern bool oi_batch_add(OiBatch *batch, const OiSubscription *sub, HeapTuple row,
+						 TupleDesc desc, MemoryContext context);
+extern void oi_batch_keep_open(OiBatch *batch);
 
 /* in drain.c */
+extern bool oi_drain_begin(Oid relid, OiIdentity *was);
+extern Datum oi_drain_column(int number, bool *isnull);
 extern SPIPlanPtr oi_drain_plan(SPIPlanPtr *plan, const char *query, int nargs,
 								Oid *types);
 extern void oi_drain_execute(SPIPlanPtr plan, Datum *values, const char *nulls,

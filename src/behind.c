@@ -26,7 +26,8 @@ enum
 /*
  * Up to where a subscription has everything behind it, from a row of the query.
  * A cursor that is still in another incarnation of the log has nothing of this
- * one; nor has one that is gone.
+ * one; nor has one that is gone, or was moved to a place and has not come from
+ * there to the end yet.
  */
 static uint64
 xmin_of(HeapTuple row, TupleDesc desc, int64 incarnation)
@@ -57,7 +58,8 @@ oi_behind_all(OiBehind *behind)
 	oi_owner_assume(oi_relation_oid(OI_REL_SUBSCRIPTIONS),
 					SECURITY_RESTRICTED_OPERATION, &was);
 	SPI_connect();
-	if (SPI_execute("SELECT s.name, pg_catalog.pg_snapshot_xmin(c.behind), c.behind_position"
+	if (SPI_execute("SELECT s.name, pg_catalog.pg_snapshot_xmin(c.behind),"
+					" CASE WHEN NOT c.behind_all_above THEN c.behind_position END"
 					" FROM order_idempotency.subscriptions s"
 					" LEFT JOIN order_idempotency.subscription_cursors c"
 					" ON c.subscription OPERATOR(pg_catalog.=) s.id",

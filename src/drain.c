@@ -25,11 +25,8 @@
 #include "incarnation.h"
 #include "miscadmin.h"
 #include "owner.h"
+#include "parking.h"
 #include "relation.h"
-#include "subscription.h"
-#include "utils/array.h"
-#include "utils/builtins.h"
-#include "utils/jsonb.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
@@ -39,8 +36,8 @@
  * transaction: the extension is gone, or is not the one that was there at
  * first (relid is InvalidOid until then).
  */
-static bool
-begin_work(Oid relid, OiIdentity *was)
+bool
+oi_drain_begin(Oid relid, OiIdentity *was)
 {
 	return oi_owner_begin(OI_REL_SUBSCRIPTIONS, relid,
 						  SECURITY_RESTRICTED_OPERATION, was);
@@ -84,172 +81,10 @@ oi_drain_execute(SPIPlanPtr plan, Datum *values, const char *nulls, bool read_on
 /*
  * A column of the first row found.
  */
-static Datum
-column(int number, bool *isnull)
+Datum
+oi_drain_column(int number, bool *isnull)
 {
 	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, number, isnull);
-}
-
-/*
- * A text column of the first row found, or NULL.
- */
-static char *
-text_column(int number)
-{
-	bool		isnull;
-	Datum		value = column(number, &isnull);
-
-	return isnull ? NULL : TextDatumGetCString(value);
-}
-
-/*
- * The option batch_size, which create_subscription has checked, or its
- * default.
- */
-static int
-batch_size_option(Jsonb *options)
-{
-	JsonbValue	found;
-	int64		size;
-
-	if (options == NULL || !JB_ROOT_IS_OBJECT(options) ||
-		getKeyJsonValueFromContainer(&options->root, "batch_size",
-									 strlen("batch_size"), &found) == NULL ||
-		found.type != jbvNumeric)
-		return OI_BATCH_SIZE;
-
-	size = DatumGetInt64(DirectFunctionCall1(numeric_int8,
-											 NumericGetDatum(found.val.numeric)));
-	return (int) Max(1, Min(size, OI_SINK_MAX_EVENTS));
-}
-
-/*
- * Take over the event types that a subscription wants.
- */
-static void
-fill_types(OiSubscription *sub, Datum value, bool isnull)
-{
-	Datum	   *elems;
-
-	sub->ntypes = -1;
-	if (isnull)
-		return;
-
-	sub->type_array = PointerGetDatum(PG_DETOAST_DATUM_COPY(value));
-	deconstruct_array(DatumGetArrayTypeP(sub->type_array), TEXTOID, -1, false,
-					  TYPALIGN_INT, &elems, NULL, &sub->ntypes);
-	sub->types = palloc(sizeof(text *) * (sub->ntypes + 1));
-	for (int i = 0; i < sub->ntypes; i++)
-		sub->types[i] = DatumGetTextPP(elems[i]);
-}
-
-/*
- * The subscription of an id, or NULL where there is none, or no extension.
- */
-OiSubscription *
-oi_drain_subscription(int32 id)
-{
-	static SPIPlanPtr plan = NULL;
-	OiSubscription *sub = NULL;
-	MemoryContext context = CurrentMemoryContext;
-	Oid			types[] = {INT4OID};
-	Datum		values[] = {Int32GetDatum(id)};
-	OiIdentity	was;
-
-	if (!begin_work(InvalidOid, &was))
-	{
-		MemoryContextSwitchTo(context);
-		return NULL;
-	}
-	oi_drain_execute(oi_drain_plan(&plan,
-								   "SELECT s.name, s.server, s.topic, s.event_types, s.options"
-								   " FROM order_idempotency.subscriptions s"
-								   " WHERE s.id OPERATOR(pg_catalog.=) $1", 1, types),
-					 values, NULL, true);
-	if (SPI_processed > 0)
-	{
-		MemoryContext old = MemoryContextSwitchTo(context);
-		bool		isnull;
-		Datum		value;
-
-		sub = palloc0(sizeof(OiSubscription));
-		sub->id = id;
-		sub->relid = oi_relation_oid(OI_REL_SUBSCRIPTIONS);
-		sub->name = text_column(1);
-		sub->server = text_column(2);
-		sub->topic = text_column(3);
-		value = column(4, &isnull);
-		fill_types(sub, value, isnull);
-		value = column(5, &isnull);
-		sub->batch_size = batch_size_option(isnull ? NULL : DatumGetJsonbP(value));
-		MemoryContextSwitchTo(old);
-	}
-	oi_owner_end(&was, context);
-
-	return sub;
-}
-
-/*
- * Is the row of a subscription still there, in the same table?  Looked at
- * once more, since the invalidation of a table that was dropped and created
- * anew may come as late as with the lock on it, which is then kept.
- */
-static bool
-row_exists(const OiSubscription *sub)
-{
-	static SPIPlanPtr plan = NULL;
-	Oid			types[] = {INT4OID};
-	Datum		values[] = {Int32GetDatum(sub->id)};
-
-	oi_drain_execute(oi_drain_plan(&plan,
-								   "SELECT 1 FROM order_idempotency.subscriptions s"
-								   " WHERE s.id OPERATOR(pg_catalog.=) $1", 1, types),
-					 values, NULL, true);
-	return SPI_processed > 0 && oi_relation_oid(OI_REL_SUBSCRIPTIONS) == sub->relid;
-}
-
-/*
- * Is a subscription still there?
- */
-bool
-oi_drain_exists(const OiSubscription *sub)
-{
-	MemoryContext context = CurrentMemoryContext;
-	OiIdentity	was;
-	bool		there = false;
-
-	if (begin_work(sub->relid, &was))
-	{
-		there = row_exists(sub);
-		oi_owner_end(&was, context);
-	}
-	MemoryContextSwitchTo(context);
-
-	return there;
-}
-
-/*
- * Is a subscription there, and may it publish from here?
- */
-bool
-oi_drain_armed(const OiSubscription *sub)
-{
-	MemoryContext context = CurrentMemoryContext;
-	OiIdentity	was;
-	bool		armed = false;
-
-	if (begin_work(sub->relid, &was))
-	{
-		int			n;
-		OiFound    *found = oi_subscriptions_found(&n);
-
-		for (int i = 0; i < n; i++)
-			armed |= found[i].subscription == sub->id;
-		oi_owner_end(&was, context);
-	}
-	MemoryContextSwitchTo(context);
-
-	return armed;
 }
 
 /*
@@ -261,15 +96,15 @@ moment_columns(OiMoment *moment, int first, MemoryContext context)
 	MemoryContext old;
 	OiMoment	found;
 	bool		isnull;
-	Datum		value = column(first, &isnull);
+	Datum		value = oi_drain_column(first, &isnull);
 
 	moment->snapshot = NULL;
 	if (isnull)
 		return;
 	found.snapshot = oi_snapshot_from_datum(value);
-	found.position = DatumGetInt64(column(first + 1, &isnull));
-	found.next_xid = U64FromFullTransactionId(DatumGetFullTransactionId(column(first + 2,
-																			   &isnull)));
+	found.position = DatumGetInt64(oi_drain_column(first + 1, &isnull));
+	found.next_xid = U64FromFullTransactionId(DatumGetFullTransactionId(oi_drain_column(first + 2,
+																						&isnull)));
 	old = MemoryContextSwitchTo(context);
 	oi_moment_copy(moment, &found);
 	MemoryContextSwitchTo(old);
@@ -287,45 +122,120 @@ set_end(OiCursor *cursor)
 	cursor->end = Min(oi_log_position(), OI_INCARNATION_END(incarnation));
 }
 
+/* with the SQL objects of 1.0, and what came with 1.1 */
+#define CURSOR_COLUMNS_1_0 \
+	"c.ctid, c.xmin, c.behind, c.behind_position, c.behind_next_xid," \
+	" c.batch, c.batch_position, c.batch_next_xid, c.progress"
+#define CURSOR_WHERE \
+	" FROM order_idempotency.subscription_cursors c" \
+	" WHERE c.subscription OPERATOR(pg_catalog.=) $1"
+
 /*
- * Load a subscription's cursor.  False: it is gone.
+ * Fill a cursor from the first row found.
+ */
+static void
+fill_cursor(OiCursor *cursor)
+{
+	bool		isnull;
+
+	cursor->tid = *(ItemPointer) DatumGetPointer(oi_drain_column(1, &isnull));
+	cursor->xmin = DatumGetTransactionId(oi_drain_column(2, &isnull));
+	oi_moment_clear(&cursor->behind);
+	oi_moment_clear(&cursor->batch);
+	moment_columns(&cursor->behind, 3, cursor->context);
+	moment_columns(&cursor->batch, 6, cursor->context);
+	cursor->progress = DatumGetInt64(oi_drain_column(9, &isnull));
+	cursor->above = DatumGetBool(oi_drain_column(10, &isnull));
+	set_end(cursor);
+	cursor->nlate = -1;
+	cursor->passed = 0;
+	cursor->recorded_at = GetCurrentTimestamp();
+}
+
+/*
+ * Load a subscription's cursor, and the keys that are held.  False: it is
+ * gone.
  */
 bool
-oi_drain_load(const OiSubscription *sub, OiCursor *cursor)
+oi_drain_load(const OiSubscription *sub, OiCursor *cursor, OiHeld *held)
 {
 	static SPIPlanPtr plan = NULL;
+	static SPIPlanPtr old_plan = NULL;
 	MemoryContext context = CurrentMemoryContext;
 	Oid			types[] = {INT4OID};
 	Datum		values[] = {Int32GetDatum(sub->id)};
 	OiIdentity	was;
 	bool		there = false;
 
-	if (begin_work(sub->relid, &was))
+	oi_held_reset(held);
+	if (oi_drain_begin(sub->relid, &was))
 	{
-		oi_drain_execute(oi_drain_plan(&plan,
-									   "SELECT c.behind, c.behind_position, c.behind_next_xid,"
-									   " c.batch, c.batch_position, c.batch_next_xid, c.progress"
-									   " FROM order_idempotency.subscription_cursors c"
-									   " WHERE c.subscription OPERATOR(pg_catalog.=) $1",
-									   1, types),
+		oi_drain_execute(sub->parks ?
+						 oi_drain_plan(&plan, "SELECT " CURSOR_COLUMNS_1_0
+									   ", c.behind_all_above" CURSOR_WHERE, 1, types) :
+						 oi_drain_plan(&old_plan, "SELECT " CURSOR_COLUMNS_1_0
+									   ", false" CURSOR_WHERE, 1, types),
 						 values, NULL, true);
 		there = SPI_processed > 0;
 		if (there)
-		{
-			bool		isnull;
-
-			moment_columns(&cursor->behind, 1, cursor->context);
-			moment_columns(&cursor->batch, 4, cursor->context);
-			cursor->progress = DatumGetInt64(column(7, &isnull));
-			set_end(cursor);
-			cursor->nlate = -1;
-			cursor->recorded_at = GetCurrentTimestamp();
-		}
+			fill_cursor(cursor);
+		if (there && sub->parks)
+			oi_parking_load(sub, held);
 		oi_owner_end(&was, context);
 	}
 	MemoryContextSwitchTo(context);
 
 	return there;
+}
+
+/*
+ * Is the cursor's row still the one that was read or written last?  Whoever
+ * changes anything of a subscription makes a new version of that row.  It is
+ * looked at by its place, so that versions that somebody's old snapshot
+ * keeps alive need not be walked through.
+ *
+ * The table is looked at once more, since the invalidation of one that was
+ * dropped and created anew may come as late as with the lock on it, which is
+ * then kept.
+ */
+static bool
+row_is_current(const OiSubscription *sub, const OiCursor *cursor)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid			types[] = {TIDOID, XIDOID, INT4OID};
+	Datum		values[lengthof(types)];
+
+	values[0] = PointerGetDatum(&cursor->tid);
+	values[1] = TransactionIdGetDatum(cursor->xmin);
+	values[2] = Int32GetDatum(sub->id);
+	oi_drain_execute(oi_drain_plan(&plan,
+								   "SELECT 1 FROM order_idempotency.subscription_cursors c"
+								   " WHERE c.ctid OPERATOR(pg_catalog.=) $1"
+								   " AND c.xmin OPERATOR(pg_catalog.=) $2"
+								   " AND c.subscription OPERATOR(pg_catalog.=) $3",
+								   lengthof(types), types),
+					 values, NULL, true);
+	return SPI_processed > 0 && oi_relation_oid(OI_REL_SUBSCRIPTIONS) == sub->relid;
+}
+
+/*
+ * Is what the worker knows of its subscription still so?
+ */
+bool
+oi_drain_current(const OiSubscription *sub, const OiCursor *cursor)
+{
+	MemoryContext context = CurrentMemoryContext;
+	OiIdentity	was;
+	bool		current = false;
+
+	if (oi_drain_begin(sub->relid, &was))
+	{
+		current = row_is_current(sub, cursor);
+		oi_owner_end(&was, context);
+	}
+	MemoryContextSwitchTo(context);
+
+	return current;
 }
 
 /*
@@ -354,7 +264,7 @@ open_batch(OiCursor *cursor)
 
 /*
  * Read the next events of the cursor's batch, opening one if need be, into
- * the current context.  NULL: the subscription is gone.
+ * the current context.  NULL: what the worker knows is no longer so.
  */
 OiBatch *
 oi_drain_read(const OiSubscription *sub, OiCursor *cursor)
@@ -363,22 +273,44 @@ oi_drain_read(const OiSubscription *sub, OiCursor *cursor)
 	OiBatch    *batch = NULL;
 	OiIdentity	was;
 
-	if (!begin_work(sub->relid, &was))
+	if (!oi_drain_begin(sub->relid, &was))
 	{
 		MemoryContextSwitchTo(context);
 		return NULL;
 	}
-	if (row_exists(sub))
+	if (row_is_current(sub, cursor))
 	{
-		batch = MemoryContextAllocZero(context, sizeof(OiBatch));
 		if (cursor->batch.snapshot == NULL)
 			open_batch(cursor);
 		PushActiveSnapshot(GetLatestSnapshot());
-		oi_batch_read(sub, cursor, batch, context);
+		batch = oi_batch_read(sub, cursor, context);
 		PopActiveSnapshot();
 		batch->lsn = oi_wal_end();
 	}
 	oi_owner_end(&was, context);
+
+	return batch;
+}
+
+/*
+ * Read events that failed and are due, into the current context.  NULL: what
+ * the worker knows is no longer so.
+ */
+OiBatch *
+oi_drain_read_failed(const OiSubscription *sub, const OiCursor *cursor,
+					 OiHeld *held, TimestampTz now)
+{
+	MemoryContext context = CurrentMemoryContext;
+	OiBatch    *batch = NULL;
+	OiIdentity	was;
+
+	if (oi_drain_begin(sub->relid, &was))
+	{
+		if (row_is_current(sub, cursor))
+			batch = oi_parking_read(sub, held, now, context);
+		oi_owner_end(&was, context);
+	}
+	MemoryContextSwitchTo(context);
 
 	return batch;
 }
@@ -403,16 +335,21 @@ end_batch(OiCursor *cursor)
 		cursor->behind = cursor->batch;
 	cursor->batch.snapshot = NULL;
 	cursor->progress = 0;
+	cursor->above = false;
 }
 
 /*
- * Move the cursor past what a batch no longer holds.
+ * Move the cursor past the events of a batch whose fate is known.
  */
 void
 oi_drain_advance(OiCursor *cursor, const OiBatch *batch)
 {
-	if (batch->n > 0)
-		cursor->progress = Max(cursor->progress, batch->events[0].position - 1);
+	int			i = 0;
+
+	while (i < batch->n && batch->info[i].fate != OI_FATE_OPEN)
+		i++;
+	if (i < batch->n)
+		cursor->progress = Max(cursor->progress, batch->events[i].position - 1);
 	else if (!batch->exhausted)
 		cursor->progress = Max(cursor->progress, batch->upto);
 	else
@@ -435,45 +372,81 @@ moment_values(const OiMoment *moment, Datum *values, char *nulls)
 	values[2] = FullTransactionIdGetDatum(FullTransactionIdFromU64(moment->next_xid));
 }
 
+#define SET_CURSOR \
+	"UPDATE order_idempotency.subscription_cursors AS c SET" \
+	" behind = $4, behind_position = $5, behind_next_xid = $6," \
+	" batch = $7, batch_position = $8, batch_next_xid = $9, progress = $10," \
+	" delivered = c.delivered OPERATOR(pg_catalog.+) $11," \
+	" delivered_at = CASE WHEN $11 OPERATOR(pg_catalog.>) 0" \
+	" THEN pg_catalog.clock_timestamp() ELSE c.delivered_at END"
+#define WHERE_CURSOR \
+	" WHERE c.ctid OPERATOR(pg_catalog.=) $1 AND c.xmin OPERATOR(pg_catalog.=) $2" \
+	" AND c.subscription OPERATOR(pg_catalog.=) $3 RETURNING c.ctid, c.xmin"
+
 /*
- * Record where the cursor is, and how many events were delivered since the
- * last time.  False: the subscription is gone.
+ * Update the cursor's row.  False: it is not the one that was read.
  */
-bool
-oi_drain_record(const OiSubscription *sub, OiCursor *cursor, int64 delivered)
+static bool
+update_cursor(const OiSubscription *sub, OiCursor *cursor, const OiTally *tally)
 {
 	static SPIPlanPtr plan = NULL;
-	static const char *const query =
-	"UPDATE order_idempotency.subscription_cursors AS c SET"
-	" behind = $2, behind_position = $3, behind_next_xid = $4,"
-	" batch = $5, batch_position = $6, batch_next_xid = $7,"
-	" progress = $8, delivered = c.delivered OPERATOR(pg_catalog.+) $9,"
-	" delivered_at = CASE WHEN $9 OPERATOR(pg_catalog.>) 0"
-	" THEN pg_catalog.clock_timestamp() ELSE c.delivered_at END"
-	" WHERE c.subscription OPERATOR(pg_catalog.=) $1";
-	Oid			types[] = {INT4OID, PG_SNAPSHOTOID, INT8OID, XID8OID,
-	PG_SNAPSHOTOID, INT8OID, XID8OID, INT8OID, INT8OID};
+	static SPIPlanPtr old_plan = NULL;
+	Oid			types[] = {TIDOID, XIDOID, INT4OID, PG_SNAPSHOTOID, INT8OID, XID8OID,
+	PG_SNAPSHOTOID, INT8OID, XID8OID, INT8OID, INT8OID, INT8OID, BOOLOID};
 	Datum		values[lengthof(types)] = {0};
-	char		nulls[] = "         ";
+	char		nulls[] = "             ";
+	bool		isnull;
+
+	values[0] = PointerGetDatum(&cursor->tid);
+	values[1] = TransactionIdGetDatum(cursor->xmin);
+	values[2] = Int32GetDatum(sub->id);
+	moment_values(&cursor->behind, &values[3], &nulls[3]);
+	moment_values(&cursor->batch, &values[6], &nulls[6]);
+	values[9] = Int64GetDatum(cursor->progress);
+	values[10] = Int64GetDatum(tally->delivered);
+	values[11] = Int64GetDatum(tally->retried);
+	values[12] = BoolGetDatum(cursor->above);
+	oi_drain_execute(sub->parks ?
+					 oi_drain_plan(&plan, SET_CURSOR
+								   ", retried = c.retried OPERATOR(pg_catalog.+) $12,"
+								   " behind_all_above = $13" WHERE_CURSOR,
+								   lengthof(types), types) :
+					 oi_drain_plan(&old_plan, SET_CURSOR WHERE_CURSOR,
+								   lengthof(types) - 2, types),
+					 values, nulls, false);
+	if (SPI_processed == 0)
+		return false;
+
+	cursor->tid = *(ItemPointer) DatumGetPointer(oi_drain_column(1, &isnull));
+	cursor->xmin = DatumGetTransactionId(oi_drain_column(2, &isnull));
+	return true;
+}
+
+/*
+ * Record where the cursor is and what became of the events of a batch (NULL:
+ * none), all in one transaction.  Those of known fate leave the batch.  False:
+ * nothing was recorded, since what the worker knows is no longer so.
+ */
+bool
+oi_drain_record(const OiSubscription *sub, OiCursor *cursor, const OiTally *tally,
+				OiBatch *batch, OiHeld *held)
+{
 	MemoryContext context = CurrentMemoryContext;
 	OiIdentity	was;
 	bool		there = false;
 
-	if (begin_work(sub->relid, &was))
+	if (oi_drain_begin(sub->relid, &was))
 	{
-		values[0] = Int32GetDatum(sub->id);
-		moment_values(&cursor->behind, &values[1], &nulls[1]);
-		moment_values(&cursor->batch, &values[4], &nulls[4]);
-		values[7] = Int64GetDatum(cursor->progress);
-		values[8] = Int64GetDatum(delivered);
-		oi_drain_execute(oi_drain_plan(&plan, query, lengthof(types), types),
-						 values, nulls, false);
-		there = SPI_processed > 0;
+		there = update_cursor(sub, cursor, tally);
+		if (there && batch != NULL)
+			oi_parking_record(sub, batch, held);
+		oi_owner_end(&was, context);
 		cursor->passed = 0;
 		cursor->recorded_at = GetCurrentTimestamp();
-		oi_owner_end(&was, context);
 	}
 	MemoryContextSwitchTo(context);
+	if (there && batch != NULL)
+		oi_batch_keep_open(batch);
 
 	return there;
 }

@@ -10,7 +10,9 @@
 
 #include "access/xlogdefs.h"
 #include "cursor.h"
+#include "held.h"
 #include "order_sink.h"
+#include "storage/itemptr.h"
 
 /* a subscription as its row has it */
 typedef struct OiSubscription
@@ -23,7 +25,13 @@ typedef struct OiSubscription
 	int			ntypes;			/* -1: wants all types */
 	text	  **types;
 	Datum		type_array;		/* the same, for a query; 0 where ntypes is -1 */
+	bool		parks;			/* there is a table for events that failed */
+	bool		hold_dead;		/* a dead event holds its key */
 	int			batch_size;
+	int			max_attempts;
+	int			max_parked_keys;
+	int			backoff_min;	/* ms */
+	int			backoff_max;
 } OiSubscription;
 
 /*
@@ -34,8 +42,15 @@ typedef struct OiSubscription
 typedef struct OiCursor
 {
 	OiMoment	behind;
+	bool		above;			/* behind is a place to which it was moved:
+								 * what lies above is not behind, whoever
+								 * wrote it */
 	OiMoment	batch;
 	int64		progress;
+
+	/* the version of the row that says so */
+	ItemPointerData tid;
+	TransactionId xmin;
 
 	/* not recorded */
 	int64		end;			/* no row that batch sees has a higher
@@ -47,24 +62,61 @@ typedef struct OiCursor
 	MemoryContext context;		/* of the moments and of late */
 } OiCursor;
 
+/* what became of an event */
+typedef enum OiFate
+{
+	OI_FATE_OPEN,				/* nothing yet: to be delivered */
+	OI_FATE_DELIVERED,
+	OI_FATE_PARKED,				/* failed: to be tried again */
+	OI_FATE_WAITING,			/* behind one of its key that failed */
+	OI_FATE_DEAD				/* failed for good */
+} OiFate;
+
+/* what the worker knows of an event, beside what the sink is told */
+typedef struct OiEventInfo
+{
+	const char *key;			/* in the server's encoding */
+	int			attempts;		/* so far */
+	OiFate		fate;
+	const char *reason;			/* of parked and dead */
+	TimestampTz next_at;		/* of parked */
+} OiEventInfo;
+
 /* events read, and what reading them means for the cursor */
 typedef struct OiBatch
 {
-	OiSinkEvent *events;		/* those left to be delivered */
+	bool		failed;			/* from table failed_events, not the log */
+	OiSinkEvent *events;		/* those not recorded as done */
+	OiEventInfo *info;			/* of the same */
 	int			n;
+	int			room;
 	int64		bytes;
+	int			turn;			/* where to look for the next event to probe */
 	int64		upto;			/* the last position looked at */
 	bool		exhausted;		/* nothing is left in the cursor's batch */
 	XLogRecPtr	lsn;			/* what has to be durable before it goes out */
 } OiBatch;
 
+/* what a delivery adds to the cursor's counters */
+typedef struct OiTally
+{
+	int64		delivered;
+	int64		retried;
+	int64		dead;
+} OiTally;
+
+/* in subscriber.c */
 extern OiSubscription *oi_drain_subscription(int32 id);
-extern bool oi_drain_exists(const OiSubscription *sub);
 extern bool oi_drain_armed(const OiSubscription *sub);
-extern bool oi_drain_load(const OiSubscription *sub, OiCursor *cursor);
+
+/* in drain.c */
+extern bool oi_drain_load(const OiSubscription *sub, OiCursor *cursor, OiHeld *held);
+extern bool oi_drain_current(const OiSubscription *sub, const OiCursor *cursor);
 extern OiBatch *oi_drain_read(const OiSubscription *sub, OiCursor *cursor);
+extern OiBatch *oi_drain_read_failed(const OiSubscription *sub, const OiCursor *cursor,
+									 OiHeld *held, TimestampTz now);
 extern void oi_drain_advance(OiCursor *cursor, const OiBatch *batch);
 extern bool oi_drain_record(const OiSubscription *sub, OiCursor *cursor,
-							int64 delivered);
+							const OiTally *tally, OiBatch *batch, OiHeld *held);
 
 #endif							/* OI_DRAIN_H */

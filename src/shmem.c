@@ -89,6 +89,7 @@ shmem_startup(void)
 		{
 			pg_atomic_init_u32(&oi_shared->slots[i].sleeping, 0);
 			pg_atomic_init_u32(&oi_shared->slots[i].recheck, 0);
+			pg_atomic_init_u32(&oi_shared->slots[i].canceled, 0);
 		}
 	}
 	LWLockRelease(AddinShmemInitLock);
@@ -193,6 +194,31 @@ oi_shmem_end_workers(Oid dboid)
 	}
 	if (oi_shared->visit.dboid == dboid)
 		kill(oi_shared->visit.pid, SIGTERM);
+	LWLockRelease(oi_shared->lock);
+}
+
+/*
+ * Have a subscription's worker give up the delivery that is under way.  It
+ * listens to this in a delivery only.
+ */
+void
+oi_shmem_cancel_worker(Oid dboid, int32 subscription)
+{
+	if (oi_shared == NULL)
+		return;
+
+	LWLockAcquire(oi_shared->lock, LW_SHARED);
+	for (int i = 0; i < oi_shared->nslots; i++)
+	{
+		OiSlot	   *slot = &oi_shared->slots[i];
+
+		if (slot->dboid == dboid && slot->subscription == subscription &&
+			slot->pid != 0)
+		{
+			pg_atomic_write_u32(&slot->canceled, 1);
+			kill(slot->pid, SIGINT);
+		}
+	}
 	LWLockRelease(oi_shared->lock);
 }
 

@@ -53,6 +53,8 @@ typedef struct OiSlot
 	TimestampTz start_after;	/* do not start a worker earlier */
 	TimestampTz error_at;
 	char		error[OI_ERROR_LEN];
+	int			in_flight;		/* events that the sink has at the moment */
+	pg_atomic_uint32 canceled;	/* somebody has it give up its delivery */
 	pg_atomic_uint32 sleeping;	/* wants a wake-up from who commits events */
 	pg_atomic_uint32 recheck;	/* its subscription may have changed */
 } OiSlot;
@@ -105,6 +107,7 @@ typedef struct OiSlotInfo
 	OiWorkerState state;
 	TimestampTz error_at;
 	char		error[OI_ERROR_LEN];
+	int			in_flight;
 } OiSlotInfo;
 
 /* one subscription of a database, as its visit found it */
@@ -120,6 +123,7 @@ extern void oi_shmem_init(void);
 extern void oi_shmem_wake_database(Oid dboid);
 extern void oi_shmem_recheck_database(Oid dboid);
 extern void oi_shmem_end_workers(Oid dboid);
+extern void oi_shmem_cancel_worker(Oid dboid, int32 subscription);
 extern void oi_shmem_request_scan(Oid dboid);
 extern bool oi_shmem_next_scan(Oid *dboid, bool *all);
 extern void oi_shmem_sync_database(Oid dboid, const OiFound *found, int n);
@@ -150,5 +154,7 @@ extern void oi_slot_note_error(const char *message);
 extern void oi_slot_sleep(bool sleeping);
 extern bool oi_slot_sleeps(void);
 extern bool oi_slot_take_recheck(void);
+extern bool oi_slot_take_cancel(void);
+extern void oi_slot_set_in_flight(int n);
 
 #endif							/* OI_SHMEM_H */

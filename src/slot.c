@@ -78,6 +78,7 @@ oi_slot_attach(int index, Oid dboid, int32 subscription, Oid *owner)
 		slot->pid = MyProcPid;
 		slot->pgprocno = oi_compat_proc_number();
 		slot->state = OI_WORKER_STARTING;
+		slot->in_flight = 0;
 		slot->started_at = GetCurrentTimestamp();
 		*owner = slot->owner;
 		my_slot = slot;
@@ -179,6 +180,24 @@ bool
 oi_slot_take_recheck(void)
 {
 	return pg_atomic_exchange_u32(&my_slot->recheck, 0) != 0;
+}
+
+/*
+ * Was this worker told to give up its delivery?
+ */
+bool
+oi_slot_take_cancel(void)
+{
+	return pg_atomic_exchange_u32(&my_slot->canceled, 0) != 0;
+}
+
+/*
+ * Show how many events the sink has.
+ */
+void
+oi_slot_set_in_flight(int n)
+{
+	my_slot->in_flight = n;
 }
 
 /*
@@ -296,6 +315,7 @@ oi_shmem_report(Oid dboid, int *n)
 		info[*n].state = slot->state;
 		info[*n].error_at = slot->error_at;
 		strlcpy(info[*n].error, slot->error, OI_ERROR_LEN);
+		info[*n].in_flight = slot->pid == 0 ? 0 : slot->in_flight;
 		(*n)++;
 	}
 	LWLockRelease(oi_shared->lock);

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * subscription.c
- *		Creating, dropping, resuming and finding subscriptions.
+ *		Creating, dropping and finding subscriptions.
  *
  * Whoever changes one takes a lock that keeps out all others who do, and
  * then looks with the latest snapshot, so that a name is found taken at
@@ -31,6 +31,7 @@
 #include "incarnation.h"
 #include "miscadmin.h"
 #include "relation.h"
+#include "sublock.h"
 #include "subscription.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -40,26 +41,8 @@
 #include "utils/xid8.h"
 #include "xact.h"
 
-/* columns of subscription_cursors, as they are stored */
-enum
-{
-	CURSOR_SUBSCRIPTION = 1,
-	CURSOR_BEHIND,
-	CURSOR_BEHIND_POSITION,
-	CURSOR_BEHIND_NEXT_XID,
-	CURSOR_BATCH,
-	CURSOR_BATCH_POSITION,
-	CURSOR_BATCH_NEXT_XID,
-	CURSOR_PROGRESS,
-	CURSOR_DELIVERED,
-	CURSOR_DELIVERED_AT,
-	CURSOR_COLUMNS = CURSOR_DELIVERED_AT
-};
-
 PG_FUNCTION_INFO_V1(oi_create_subscription);
 PG_FUNCTION_INFO_V1(oi_drop_subscription);
-PG_FUNCTION_INFO_V1(oi_resume_subscription);
-PG_FUNCTION_INFO_V1(oi_subscription_workers);
 
 /* did this transaction change the subscriptions? */
 static bool changed = false;
@@ -83,8 +66,8 @@ tell_workers(XactEvent event, void *arg)
 /*
  * See to it that the workers hear of a change when it commits.
  */
-static void
-note_change(void)
+void
+oi_subscription_note_change(void)
 {
 	static bool registered = false;
 
@@ -97,8 +80,8 @@ note_change(void)
 /*
  * A text argument that must not be null.
  */
-static char *
-required_text(FunctionCallInfo fcinfo, int number, const char *what)
+char *
+oi_required_text(FunctionCallInfo fcinfo, int number, const char *what)
 {
 	if (PG_ARGISNULL(number))
 		ereport(ERROR,
@@ -134,8 +117,8 @@ find_by_name(OiTable *table, const char *name)
 }
 
 /*
- * The armed subscriptions of this database, for those who start their workers.
- * With the SQL objects of 1.0 all are.
+ * The subscriptions of this database that are armed and not paused, for those
+ * who start their workers.  With the SQL objects of 1.0 all are.
  */
 OiFound *
 oi_subscriptions_found(int *n)
@@ -155,7 +138,7 @@ oi_subscriptions_found(int *n)
 	{
 		bool		isnull;
 
-		if (!old && !oi_is_armed(slot, &here))
+		if (!old && (!slot_attisnull(slot, SUB_PAUSED_AT) || !oi_is_armed(slot, &here)))
 			continue;
 		if (*n == size)
 			found = repalloc(found, sizeof(OiFound) * (size *= 2));
@@ -248,6 +231,8 @@ insert_cursor(int32 id, bool from_start)
 	values[CURSOR_PROGRESS - 1] = Int64GetDatum(0);
 	values[CURSOR_DELIVERED - 1] = Int64GetDatum(0);
 	nulls[CURSOR_DELIVERED_AT - 1] = true;
+	values[CURSOR_RETRIED - 1] = Int64GetDatum(0);
+	values[CURSOR_BEHIND_ALL_ABOVE - 1] = BoolGetDatum(false);
 	oi_insert_values(OI_REL_SUBSCRIPTION_CURSORS, values, nulls);
 }
 
@@ -258,8 +243,8 @@ insert_cursor(int32 id, bool from_start)
 Datum
 oi_create_subscription(PG_FUNCTION_ARGS)
 {
-	char	   *name = required_text(fcinfo, 0, "subscription name");
-	char	   *server_name = required_text(fcinfo, 1, "server");
+	char	   *name = oi_required_text(fcinfo, 0, "subscription name");
+	char	   *server_name = oi_required_text(fcinfo, 1, "server");
 	ForeignServer *server;
 	const char *sink;
 	const char *topic;
@@ -293,12 +278,13 @@ oi_create_subscription(PG_FUNCTION_ARGS)
 	values[SUB_OPTIONS - 1] = PG_GETARG_DATUM(4);
 	nulls[SUB_OPTIONS - 1] = PG_ARGISNULL(4);
 	values[SUB_CREATED_AT - 1] = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
+	nulls[SUB_PAUSED_AT - 1] = true;
 	oi_arming_here(&here);
 	oi_arm(values, nulls, &here);
 	oi_insert_values(OI_REL_SUBSCRIPTIONS, values, nulls);
 	insert_cursor(id, from_start);
 
-	note_change();
+	oi_subscription_note_change();
 	warn_of_obstacles(name);
 	PG_RETURN_VOID();
 }
@@ -328,25 +314,38 @@ delete_cursor(int32 id)
 
 /*
  * Open table subscriptions with a subscription of the caller's in its row, and
- * all others who would change one kept out until this transaction ends.
+ * its worker and all others who would change it kept out until this
+ * transaction ends.  Returns its id.
  */
-static void
-open_own(OiTable *table, const char *name)
+int32
+oi_subscription_open(OiTable *table, const char *name)
 {
-	bool		isnull;
-	Oid			owner;
+	int32		id = 0;
+	int32		locked = 0;
 
-	oi_table_open(table, OI_REL_SUBSCRIPTIONS, ShareRowExclusiveLock);
-	if (!find_by_name(table, name))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("subscription \"%s\" does not exist", name)));
+	oi_table_open(table, OI_REL_SUBSCRIPTIONS, RowExclusiveLock);
+	do
+	{
+		bool		isnull;
 
-	owner = DatumGetObjectId(slot_getattr(table->row, SUB_OWNER, &isnull));
-	if (!has_privs_of_role(GetUserId(), owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be owner of subscription \"%s\"", name)));
+		if (!find_by_name(table, name))
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_OBJECT),
+					 errmsg("subscription \"%s\" does not exist", name)));
+		if (!has_privs_of_role(GetUserId(),
+							   DatumGetObjectId(slot_getattr(table->row, SUB_OWNER, &isnull))))
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("must be owner of subscription \"%s\"", name)));
+
+		/* whoever had the lock before may have changed the row, or dropped it */
+		locked = id;
+		id = DatumGetInt32(slot_getattr(table->row, SUB_ID, &isnull));
+		if (id != locked)
+			oi_sublock_exclude_worker(RelationGetRelid(table->rel), id);
+	} while (id != locked);
+
+	return id;
 }
 
 /*
@@ -355,146 +354,19 @@ open_own(OiTable *table, const char *name)
 Datum
 oi_drop_subscription(PG_FUNCTION_ARGS)
 {
-	char	   *name = required_text(fcinfo, 0, "subscription name");
+	char	   *name = oi_required_text(fcinfo, 0, "subscription name");
 	OiTable		table;
-	bool		isnull;
 	int32		id;
 
 	oi_xact_check_writable("drop_subscription()");
-	open_own(&table, name);
-	id = DatumGetInt32(slot_getattr(table.row, SUB_ID, &isnull));
+	id = oi_subscription_open(&table, name);
 	PushActiveSnapshot(GetLatestSnapshot());
 	oi_delete(&table);
 	PopActiveSnapshot();
 	oi_table_close(&table);
 	delete_cursor(id);
+	(void) oi_failed_discard_all(id);
 
-	note_change();
+	oi_subscription_note_change();
 	PG_RETURN_VOID();
-}
-
-/*
- * The cursor of another installation's subscription has to be in an incarnation
- * of the log that ended when this installation was first written to.
- */
-static void
-check_foreign_cursor(const char *name, int32 id)
-{
-	OiTable		table;
-	bool		isnull;
-	int64		position = 0;
-
-	oi_table_open(&table, OI_REL_SUBSCRIPTION_CURSORS, AccessShareLock);
-	PushActiveSnapshot(GetLatestSnapshot());
-	if (oi_find(&table, Int32GetDatum(id), GetActiveSnapshot()))
-		position = DatumGetInt64(slot_getattr(table.row, CURSOR_BEHIND_POSITION, &isnull));
-	PopActiveSnapshot();
-	oi_table_close(&table);
-
-	if (OI_INCARNATION(position) >= OI_INCARNATION(oi_log_position()))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("subscription \"%s\" was restored into a database that was in use", name),
-				 errdetail("What it has delivered of the log cannot be told."),
-				 errhint("Drop it and create it again.")));
-}
-
-/*
- * Have the row in table->row say that the subscription is armed here.
- */
-static void
-arm_row(OiTable *table, const OiArming *here)
-{
-	TupleTableSlot *slot = oi_table_slot(table);
-
-	slot_getallattrs(table->row);
-	memcpy(slot->tts_values, table->row->tts_values, SUB_COLUMNS * sizeof(Datum));
-	memcpy(slot->tts_isnull, table->row->tts_isnull, SUB_COLUMNS * sizeof(bool));
-	oi_arm(slot->tts_values, slot->tts_isnull, here);
-	ExecStoreVirtualTuple(slot);
-
-	PushActiveSnapshot(GetLatestSnapshot());
-	oi_update(table, slot, NULL);
-	PopActiveSnapshot();
-}
-
-/*
- * resume_subscription(name text)
- */
-Datum
-oi_resume_subscription(PG_FUNCTION_ARGS)
-{
-	char	   *name = required_text(fcinfo, 0, "subscription name");
-	OiTable		table;
-	OiArming	here;
-	bool		isnull;
-
-	oi_xact_check_writable("resume_subscription()");
-	open_own(&table, name);
-	oi_arming_here(&here);
-	if (oi_is_foreign(table.row, &here))
-		check_foreign_cursor(name, DatumGetInt32(slot_getattr(table.row, SUB_ID, &isnull)));
-	if (!oi_is_armed(table.row, &here))
-		arm_row(&table, &here);
-	oi_table_close(&table);
-
-	note_change();
-	PG_RETURN_VOID();
-}
-
-/*
- * The word for a worker's state.
- */
-static const char *
-state_name(OiWorkerState state)
-{
-	switch (state)
-	{
-		case OI_WORKER_STOPPED:
-			return "stopped";
-		case OI_WORKER_NO_PROCESS:
-			return "no process";
-		case OI_WORKER_STARTING:
-			return "starting";
-		case OI_WORKER_IDLE:
-			return "idle";
-		case OI_WORKER_DELIVERING:
-			return "delivering";
-		case OI_WORKER_RETRYING:
-			return "retrying";
-		case OI_WORKER_OFF:
-			return "off";
-	}
-	return "unknown";
-}
-
-/*
- * subscription_workers(): the workers of this database.
- */
-Datum
-oi_subscription_workers(PG_FUNCTION_ARGS)
-{
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	OiSlotInfo *info;
-	int			n;
-
-	InitMaterializedSRF(fcinfo, 0);
-	info = oi_shmem_report(MyDatabaseId, &n);
-	for (int i = 0; i < n; i++)
-	{
-		Datum		values[5] = {0};
-		bool		nulls[5] = {0};
-
-		values[0] = Int32GetDatum(info[i].subscription);
-		values[1] = Int32GetDatum(info[i].pid);
-		nulls[1] = info[i].pid == 0;
-		values[2] = CStringGetTextDatum(state_name(info[i].state));
-		values[3] = CStringGetTextDatum(info[i].error);
-		nulls[3] = info[i].error[0] == '\0';
-		values[4] = TimestampTzGetDatum(info[i].error_at);
-		nulls[4] = nulls[3];
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-	}
-
-	return (Datum) 0;
 }

@@ -22,6 +22,21 @@
 #define UPPER "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 #define DIGITS "0123456789"
 
+/* the options that are whole numbers: bounds and defaults */
+static const struct
+{
+	const char *name;
+	int			low;
+	int			high;
+	int			value;
+}			int_options[OI_OPTION_COUNT] = {
+	[OI_OPTION_BACKOFF_MAX] = {"backoff_max", 1, 24 * 60 * 60 * 1000, 60 * 60 * 1000},
+	[OI_OPTION_BACKOFF_MIN] = {"backoff_min", 1, 24 * 60 * 60 * 1000, 1000},
+	[OI_OPTION_BATCH_SIZE] = {"batch_size", 1, OI_SINK_MAX_EVENTS, 500},
+	[OI_OPTION_MAX_ATTEMPTS] = {"max_attempts", 1, 1000000, 20},
+	[OI_OPTION_MAX_PARKED_KEYS] = {"max_parked_keys", 0, 100000, 10000}
+};
+
 /* the longest topic, in bytes: that of a file name */
 #define MAX_TOPIC 255
 
@@ -108,23 +123,70 @@ option_from(const JsonbValue *value)
 }
 
 /*
- * Option batch_size: a whole number in bounds.
+ * Option on_dead: "hold" or "skip".
  */
 static void
-check_batch_size(const JsonbValue *value)
+check_on_dead(const JsonbValue *value)
 {
-	static const char *const hint = "It is a whole number from 1 to %d.";
+	if (value->type != jbvString || value->val.string.len != 4 ||
+		(memcmp(value->val.string.val, "hold", 4) != 0 &&
+		 memcmp(value->val.string.val, "skip", 4) != 0))
+		report_bad_option("on_dead", "It is \"hold\" or \"skip\".");
+}
+
+/*
+ * An option that is a whole number in bounds.
+ */
+static void
+check_int_option(OiOption which, const JsonbValue *value)
+{
+	int			low = int_options[which].low;
+	int			high = int_options[which].high;
 	Numeric		number = value->type == jbvNumeric ? value->val.numeric : NULL;
-	Datum		low = DirectFunctionCall1(int4_numeric, Int32GetDatum(1));
-	Datum		high = DirectFunctionCall1(int4_numeric, Int32GetDatum(OI_SINK_MAX_EVENTS));
+	Datum		lowest = DirectFunctionCall1(int4_numeric, Int32GetDatum(low));
+	Datum		highest = DirectFunctionCall1(int4_numeric, Int32GetDatum(high));
 
 	if (number == NULL ||
-		DatumGetBool(DirectFunctionCall2(numeric_lt, NumericGetDatum(number), low)) ||
-		DatumGetBool(DirectFunctionCall2(numeric_gt, NumericGetDatum(number), high)) ||
+		DatumGetBool(DirectFunctionCall2(numeric_lt, NumericGetDatum(number), lowest)) ||
+		DatumGetBool(DirectFunctionCall2(numeric_gt, NumericGetDatum(number), highest)) ||
 		!DatumGetBool(DirectFunctionCall2(numeric_eq, NumericGetDatum(number),
 										  DirectFunctionCall1(numeric_floor,
 															  NumericGetDatum(number)))))
-		report_bad_option("batch_size", psprintf(hint, OI_SINK_MAX_EVENTS));
+		report_bad_option(int_options[which].name,
+						  psprintf("It is a whole number from %d to %d.", low, high));
+}
+
+/*
+ * Check one option of a name.
+ */
+static void
+check_option(const char *name, const JsonbValue *value, bool *from_start)
+{
+	for (int i = 0; i < OI_OPTION_COUNT; i++)
+		if (strcmp(name, int_options[i].name) == 0)
+		{
+			check_int_option(i, value);
+			return;
+		}
+	if (strcmp(name, "from") == 0)
+		*from_start = option_from(value);
+	else if (strcmp(name, "on_dead") == 0)
+		check_on_dead(value);
+	else
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown subscription option \"%s\"", name),
+				 errhint("Valid options are: backoff_max, backoff_min, batch_size, from, max_attempts, max_parked_keys, on_dead.")));
+}
+
+/*
+ * An option of an object, into *found, or false.
+ */
+static bool
+find_option(Jsonb *options, const char *name, JsonbValue *found)
+{
+	return options != NULL && JB_ROOT_IS_OBJECT(options) &&
+		getKeyJsonValueFromContainer(&options->root, name, strlen(name), found) != NULL;
 }
 
 /*
@@ -146,22 +208,44 @@ oi_check_options(Jsonb *options, bool *from_start)
 	it = JsonbIteratorInit(&options->root);
 	while ((token = JsonbIteratorNext(&it, &key, true)) != WJB_DONE)
 	{
-		char	   *name;
-
 		if (token != WJB_KEY)
 			continue;
-		name = pnstrdup(key.val.string.val, key.val.string.len);
 		(void) JsonbIteratorNext(&it, &value, true);
-		if (strcmp(name, "batch_size") == 0)
-			check_batch_size(&value);
-		else if (strcmp(name, "from") == 0)
-			*from_start = option_from(&value);
-		else
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("unknown subscription option \"%s\"", name),
-					 errhint("Valid options are: batch_size, from.")));
+		check_option(pnstrdup(key.val.string.val, key.val.string.len), &value, from_start);
 	}
+	if (find_option(options, "backoff_min", &value) &&
+		oi_option_int(options, OI_OPTION_BACKOFF_MIN) > oi_option_int(options, OI_OPTION_BACKOFF_MAX))
+		report_bad_option("backoff_min", "It is not above backoff_max.");
+}
+
+/*
+ * The value of an option that is a whole number.  What came with a dump
+ * may not have been checked.
+ */
+int
+oi_option_int(Jsonb *options, OiOption which)
+{
+	JsonbValue	found;
+	int64		value;
+
+	if (!find_option(options, int_options[which].name, &found) || found.type != jbvNumeric)
+		return int_options[which].value;
+
+	value = DatumGetInt64(DirectFunctionCall1(numeric_int8,
+											  NumericGetDatum(found.val.numeric)));
+	return (int) Max(int_options[which].low, Min(value, int_options[which].high));
+}
+
+/*
+ * Is option on_dead "skip"?
+ */
+bool
+oi_option_skips_dead(Jsonb *options)
+{
+	JsonbValue	found;
+
+	return find_option(options, "on_dead", &found) && found.type == jbvString &&
+		found.val.string.len == 4 && memcmp(found.val.string.val, "skip", 4) == 0;
 }
 
 /*

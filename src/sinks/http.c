@@ -568,10 +568,10 @@ http_deliver(OiSinkState *state, OiSinkEvent *events, int n, TimestampTz deadlin
 			break;
 		exchange(sink, &delivery);
 	}
+	for (int i = 0; i < sink->max_in_flight; i++)
+		if (sink->requests[i].event >= 0)
+			events[sink->requests[i].event].reason = "no answer in the time for the batch";
 	abandon(sink);
-	for (int i = 0; i < n; i++)
-		if (events[i].outcome == OI_SINK_RETRY && events[i].reason == NULL)
-			events[i].reason = "not sent, or not answered, in the time for the batch";
 }
 
 /*

@@ -35,21 +35,23 @@ SELECT lives_ok($$SELECT order_idempotency.grant_monitor('mon')$$, 'grant_monito
 SELECT lives_ok($$SELECT order_idempotency.grant_operator('oper')$$, 'grant_operator');
 SELECT pg_temp.rows_are($$SELECT pg_temp.granted('mon')$$, $$VALUES
 	('EXECUTE claim_counts'), ('EXECUTE default_lifecycle'), ('EXECUTE delivery_counts'), ('EXECUTE key_retention'),
-	('EXECUTE order_counts'), ('EXECUTE retried_keys'), ('EXECUTE retry_counts'), ('EXECUTE subscription_workers'),
+	('EXECUTE order_counts'), ('EXECUTE retried_keys'), ('EXECUTE retry_counts'), ('EXECUTE subscription_activity'),
+	('EXECUTE subscription_workers'),
 	('SELECT abandoned_claims'), ('SELECT account_balance'), ('SELECT claim_stats'),
-	('SELECT current_lifecycle'), ('SELECT deadline_failures'), ('SELECT hot_keys'), ('SELECT key_store'),
-	('SELECT order_stats'), ('SELECT retry_ratio'), ('SELECT subscription_stats'), ('SELECT subscription_status'), ('USAGE schema')$$, 'a monitor gets this and nothing more');
+	('SELECT current_lifecycle'), ('SELECT dead_letters'), ('SELECT deadline_failures'), ('SELECT hot_keys'), ('SELECT key_store'),
+	('SELECT order_stats'), ('SELECT parked_events'), ('SELECT retry_ratio'), ('SELECT subscription_stats'), ('SELECT subscription_status'), ('USAGE schema')$$, 'a monitor gets this and nothing more');
 SELECT pg_temp.rows_are($$SELECT pg_temp.granted('oper')$$, $$VALUES
-	('EXECUTE claim_counts'), ('EXECUTE create_subscription'), ('EXECUTE default_lifecycle'), ('EXECUTE delivery_counts'),
-	('EXECUTE drop_subscription'), ('EXECUTE get_order'), ('EXECUTE key_retention'),
-	('EXECUTE order_counts'), ('EXECUTE order_history'), ('EXECUTE purge_orders'),
-	('EXECUTE reset_stats'), ('EXECUTE resume_subscription'), ('EXECUTE retried_keys'), ('EXECUTE retry_counts'),
-	('EXECUTE rotate_keys'), ('EXECUTE subscription_workers'),
+	('EXECUTE alter_subscription'), ('EXECUTE claim_counts'), ('EXECUTE create_subscription'), ('EXECUTE default_lifecycle'), ('EXECUTE delivery_counts'),
+	('EXECUTE discard'), ('EXECUTE drop_subscription'), ('EXECUTE get_order'), ('EXECUTE key_retention'),
+	('EXECUTE order_counts'), ('EXECUTE order_history'), ('EXECUTE pause_subscription'), ('EXECUTE purge_orders'),
+	('EXECUTE redrive'), ('EXECUTE reset_stats'), ('EXECUTE resume_subscription'), ('EXECUTE retried_keys'), ('EXECUTE retry_counts'),
+	('EXECUTE rotate_keys'), ('EXECUTE seek_to_position'), ('EXECUTE seek_to_time'), ('EXECUTE subscription_activity'),
+	('EXECUTE subscription_workers'),
 	('SELECT abandoned_claims'), ('SELECT account_balance'), ('SELECT claim_stats'),
-	('SELECT claims'), ('SELECT current_lifecycle'),
-	('SELECT deadline_failures'), ('SELECT generations'), ('SELECT hot_keys'), ('SELECT installation'), ('SELECT key_store'),
+	('SELECT claims'), ('SELECT current_lifecycle'), ('SELECT dead_letters'),
+	('SELECT deadline_failures'), ('SELECT failed_events'), ('SELECT generations'), ('SELECT hot_keys'), ('SELECT installation'), ('SELECT key_store'),
 	('SELECT ledger'), ('SELECT lifecycle'), ('SELECT order_stats'), ('SELECT orders'), ('SELECT outbox'),
-	('SELECT payment_deadlines'), ('SELECT retry_ratio'), ('SELECT subscription_cursors'), ('SELECT subscription_stats'), ('SELECT subscription_status'),
+	('SELECT parked_events'), ('SELECT payment_deadlines'), ('SELECT retry_ratio'), ('SELECT subscription_cursors'), ('SELECT subscription_stats'), ('SELECT subscription_status'),
 	('SELECT subscriptions'), ('USAGE schema')$$, 'an operator gets this and nothing more');
 
 -- What they may read they really can: a view asks its caller for the functions in it.

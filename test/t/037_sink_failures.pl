@@ -2,7 +2,7 @@
 # file that another process writes to, that is full, that was renamed or
 # replaced.  The batch is kept and comes out once, in order, when it can; the
 # state says what is wrong, the log says it once; nobody has to wait for the
-# worker in the meantime.
+# worker in the meantime.  (101_parking.pl has failures of single events.)
 #
 # Bugs that this catches: a failed write that leaves a torn line, or is sent
 # again behind its own beginning; two writers in one file; a failure that ends
@@ -37,7 +37,8 @@ sub fails
 	return;
 }
 
-# Checks what has come out since the last call.
+# Checks what has come out since the last call; different keys may overtake each
+# other where one fails.
 my $seen = 0;
 
 sub sent
@@ -46,7 +47,7 @@ sub sent
 
 	drained($node, 'audit');
 	my @keys = split / /, events_of($node, 'audit.jsonl');
-	is(join(' ', @keys[ $seen .. $#keys ]), $expected, $what);
+	is(join(' ', sort @keys[ $seen .. $#keys ]), join(' ', sort split / /, $expected), $what);
 	$seen = @keys;
 	return;
 }
@@ -121,13 +122,13 @@ drained($node, 'audit');
 my $before = -s "$dir/audit.jsonl";
 $node->safe_psql('postgres',
 	"SELECT $api.emit_event('large', 'large', jsonb_build_object('t', repeat('x', 2000)));"
-	  . emit('behind'));
+	  . emit('large'));
 fails('could not write to file', 'a file that can grow no further');
 is(-s "$dir/audit.jsonl", $before, 'nothing is left of a write that failed');
 is(events_of($node, 'audit.jsonl'), 'linked directory padding fits', 'and no line is torn');
 command_ok([ 'prlimit', "--pid=$pid", '--fsize=unlimited:' ], 'no limit');
 $seen = 4;
-sent('large behind', 'all of it when there is room');
+sent('large large', 'all of it when there is room');
 
 # The server's options change, or it goes away and comes back.
 mkdir "$dir/moved" or die;

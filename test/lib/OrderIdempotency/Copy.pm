@@ -147,6 +147,14 @@ sub leave_batch_open
 	my $pool = OrderIdempotency::Sessions->new($node, 3, db => $db);
 	my $dir = sink_dir($node);
 
+	$node->safe_psql($db, <<~"SQL");
+		DO \$\$ BEGIN
+			-- 1.0 has not got it, and parks nothing
+			IF to_regproc('$api.alter_subscription') IS NOT NULL THEN
+				PERFORM $api.alter_subscription('pairs', options => '{"max_parked_keys": 0}');
+			END IF;
+		END \$\$
+		SQL
 	$pool->run(1, 'BEGIN;' . join '', map { numbered('late') } 1 .. 3);
 	$node->safe_psql($db, numbered('quick'));
 	drained($node, $_, $db) foreach qw(whole pairs orders);

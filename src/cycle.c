@@ -1,0 +1,388 @@
+/*-------------------------------------------------------------------------
+ *
+ * cycle.c
+ *		What a worker does over and over.
+ *
+ * A cycle is, under the subscription's lock (sublock.c): read events (drain.c),
+ * hand them to the sink (sink_loader.c), judge what it said (judge.c), record
+ * what became of them and where the cursor is, in one transaction.  A crash
+ * before the record leaves one delivery that is not recorded: it is made again
+ * under the same event ids, unless the sink finds those at the receiver.
+ *
+ * An error of the sink is the sink's: see breaker.c for what is done about it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "clock.h"
+#include "common/pg_prng.h"
+#include "cycle.h"
+#include "durable.h"
+#include "guc.h"
+#include "judge.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "sublock.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+/* ms that a sink may take for a batch before it has to give up */
+#define DELIVERY_TIMEOUT 30000
+
+/*
+ * A cursor that only passed over rows is recorded when it passed over so
+ * many, or when so many ms went by.
+ */
+#define PASSED_MOST 100000
+#define RECORD_INTERVAL 60000
+
+/*
+ * Record the cursor, and what became of the events of a batch.  Everything is
+ * loaded anew if somebody else changed the cursor; only he who has broken
+ * into the subscription's lock can have.
+ */
+static void
+record(const OiTally *tally, OiBatch *batch)
+{
+	if (!oi_drain_record(oi_worker.sub, &oi_worker.cursor, tally, batch, &oi_worker.held))
+		oi_worker_load();
+	pgstat_report_stat(false);
+}
+
+/*
+ * Move past rows that the subscription does not want, without a write for
+ * each time.
+ */
+static void
+pass_over(const OiBatch *batch)
+{
+	const OiTally none = {0};
+	OiCursor   *cursor = &oi_worker.cursor;
+
+	oi_drain_advance(cursor, batch);
+	if (cursor->passed > PASSED_MOST ||
+		(cursor->passed > 0 &&
+		 TimestampDifferenceExceeds(cursor->recorded_at, GetCurrentTimestamp(),
+									RECORD_INTERVAL)))
+		record(&none, NULL);
+}
+
+/*
+ * Read the next batch, or the next part of it.  False: there is nothing to
+ * do, as of a moment that came after the request for a wake-up; so whoever
+ * commits events after it will set our latch.
+ */
+static bool
+fetch_batch(void)
+{
+	bool		opens = oi_worker.cursor.batch.snapshot == NULL;
+	bool		old;
+	OiBatch    *batch;
+
+	MemoryContextReset(oi_worker.batch_context);
+	MemoryContextSwitchTo(oi_worker.batch_context);
+	pgstat_report_activity(STATE_RUNNING, "reading the log");
+
+	/* before the snapshot is taken, or a commit after it would be missed */
+	oi_slot_sleep(true);
+	batch = oi_drain_read(oi_worker.sub, &oi_worker.cursor);
+	if (batch == NULL)
+	{
+		oi_worker_load();
+		return true;
+	}
+
+	/* the end of an older incarnation of the log is not that of the log */
+	old = oi_moment_is_end(&oi_worker.cursor.batch);
+	if (batch->n == 0)
+	{
+		bool		exhausted = batch->exhausted;
+
+		pass_over(batch);
+		return old || !opens || !exhausted || !oi_slot_sleeps();
+	}
+	oi_slot_sleep(false);
+	oi_worker.batch = batch;
+	return true;
+}
+
+/*
+ * A delivery failed: show it, and log it once for each error.
+ */
+static void
+note_failure(const char *error, bool log)
+{
+	oi_slot_note_error(error);
+	if (!log || strncmp(oi_worker.error, error, OI_ERROR_LEN - 1) == 0)
+		return;
+	strlcpy(oi_worker.error, error, OI_ERROR_LEN);
+	ereport(WARNING,
+			(errcode(ERRCODE_FDW_ERROR),
+			 errmsg("could not deliver events of subscription \"%s\": %s",
+					oi_worker.sub->name, error),
+			 errhint("Delivery is tried again until it succeeds.")));
+}
+
+/*
+ * The receiver is taken for down: wait before the next probe.
+ */
+static void
+back_off(const char *error, int retry_after)
+{
+	int			wait = oi_breaker_wait(&oi_worker.breaker,
+									   pg_prng_double(&pg_global_prng_state));
+
+	oi_breaker_failure(&oi_worker.breaker, oi_now(), Max(wait, retry_after));
+	note_failure(error, true);
+}
+
+/*
+ * Start the sink where there is none, or where its definition has changed.
+ */
+static bool
+ready_sink(char **error)
+{
+	if (oi_worker.definitions_changed)
+		oi_sink_stop(&oi_worker.sink);
+	oi_worker.definitions_changed = false;
+
+	return oi_worker.sink.started ||
+		oi_sink_start(&oi_worker.sink, oi_worker.sub, oi_worker.owner, error);
+}
+
+/* how handing over went */
+typedef enum Handover
+{
+	ANSWERED,					/* each event has its outcome */
+	FAILED,						/* the call as a whole did */
+	NOT_STARTED,				/* there is no sink to hand over to */
+} Handover;
+
+/*
+ * Hand events to the sink.  Only here a cancel is listened to: it comes from
+ * somebody who waits for the subscription's lock.
+ */
+static Handover
+hand_over(OiDelivery *delivery, char **error)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), DELIVERY_TIMEOUT);
+	Handover	how;
+
+	pgstat_report_activity(STATE_RUNNING, "delivering events");
+	oi_slot_set_state(OI_WORKER_DELIVERING);
+	oi_slot_set_in_flight(delivery->n);
+	RESUME_CANCEL_INTERRUPTS();
+	how = !ready_sink(error) ? NOT_STARTED :
+		oi_sink_deliver(&oi_worker.sink, delivery->events, delivery->n, deadline, error) ?
+		ANSWERED : FAILED;
+	QueryCancelHoldoffCount = 1;
+	oi_slot_set_in_flight(0);
+
+	return how;
+}
+
+/*
+ * Dead events are told of in the log, once for each delivery.
+ */
+static void
+report_dead(const OiVerdict *verdict)
+{
+	if (verdict->dead > 0)
+		ereport(WARNING,
+				(errcode(ERRCODE_FDW_ERROR),
+				 errmsg_plural("%d event of subscription \"%s\" became a dead letter: %s",
+							   "%d events of subscription \"%s\" became dead letters, the first: %s",
+							   verdict->dead, verdict->dead, oi_worker.sub->name,
+							   verdict->reason),
+				 errhint("See view order_idempotency.dead_letters; use redrive() or discard().")));
+}
+
+/*
+ * Events failed, and nothing was delivered, or there is no room: should they be
+ * left where they are?
+ */
+static bool
+keeps_in_batch(const OiVerdict *verdict, const OiBatch *batch)
+{
+	if (batch->failed || verdict->keys == 0)
+		return false;
+	if (verdict->delivered == 0 && oi_breaker_trips(&oi_worker.breaker, verdict->keys))
+		return true;
+	return oi_held_count(&oi_worker.held) + verdict->new_keys > oi_worker.sub->max_parked_keys;
+}
+
+/*
+ * Judge a delivery and record it.
+ */
+static void
+settle(OiBatch *batch, const OiDelivery *delivery)
+{
+	bool		probe = oi_worker.breaker.open;
+	OiVerdict	verdict = oi_judge(oi_worker.sub, batch, delivery, &oi_worker.held,
+								   probe, oi_now());
+	OiTally		tally = {.delivered = verdict.delivered,.retried = verdict.parked};
+
+	if (verdict.delivered > 0)
+	{
+		oi_breaker_success(&oi_worker.breaker, oi_worker.sub->batch_size);
+		oi_worker.error[0] = '\0';
+	}
+	if (keeps_in_batch(&verdict, batch))
+	{
+		oi_judge_reopen(batch, delivery);
+		tally.retried = 0;
+		verdict.dead = 0;
+		back_off(verdict.reason, verdict.retry_after);
+	}
+	else if (verdict.keys > 0 && verdict.delivered == 0 && probe)
+		back_off(verdict.reason, verdict.retry_after);
+	else if (verdict.keys > 0)
+		note_failure(verdict.reason, verdict.delivered == 0);
+
+	report_dead(&verdict);
+	if (!batch->failed)
+		oi_drain_advance(&oi_worker.cursor, batch);
+	record(&tally, batch);
+}
+
+/*
+ * Deliver what is open of a batch, or as much of it as the breaker allows.
+ */
+static void
+deliver(OiBatch *batch)
+{
+	OiDelivery *delivery;
+	char	   *error = NULL;
+	Handover	how;
+
+	MemoryContextSwitchTo(oi_worker.cycle_context);
+	oi_judge_set_aside(batch, &oi_worker.held);
+	delivery = oi_judge_choose(batch, oi_worker.breaker.open ? 1 : oi_worker.breaker.limit);
+	how = delivery->n > 0 ? hand_over(delivery, &error) : ANSWERED;
+
+	if (how != ANSWERED && oi_slot_take_cancel())
+		return;					/* what became of it is not known */
+	if (how == NOT_STARTED)
+		back_off(error, 0);
+	else if (how == FAILED && delivery->n > 1)
+	{
+		oi_breaker_narrow(&oi_worker.breaker, delivery->n, oi_now());
+		note_failure(error, true);
+	}
+	else
+	{
+		if (how == FAILED)
+			oi_judge_failure(delivery, error);
+		settle(batch, delivery);
+	}
+}
+
+/*
+ * Is it time for what failed before?  It takes turns with the log, so that
+ * neither keeps the other waiting.
+ */
+static bool
+is_turn_of_failed(void)
+{
+	if (oi_worker.held.next_due > oi_now() || oi_worker.log_next)
+	{
+		oi_worker.log_next = false;
+		return false;
+	}
+	oi_worker.log_next = true;
+	return true;
+}
+
+/*
+ * Do the next thing, if there is one.
+ */
+static bool
+work(void)
+{
+	OiBatch    *batch;
+
+	if (is_turn_of_failed())
+	{
+		MemoryContextSwitchTo(oi_worker.cycle_context);
+		batch = oi_drain_read_failed(oi_worker.sub, &oi_worker.cursor, &oi_worker.held, oi_now());
+		if (batch == NULL)
+			oi_worker_load();
+		else if (batch->n > 0)
+			deliver(batch);
+		return true;
+	}
+	if (oi_worker.batch == NULL)
+		return fetch_batch() || oi_worker.held.next_due <= oi_now();
+	if (!oi_drain_current(oi_worker.sub, &oi_worker.cursor))
+		oi_worker_load();
+	else
+	{
+		deliver(oi_worker.batch);
+		if (oi_worker.batch != NULL && oi_worker.batch->n == 0)
+			oi_worker.batch = NULL;
+	}
+	return true;
+}
+
+/*
+ * Is the receiver given time?
+ */
+static bool
+is_backing_off(void)
+{
+	return oi_worker.breaker.open && oi_now() < oi_worker.breaker.probe_at;
+}
+
+/*
+ * Sleep until something is to be done, for all that the worker knows.
+ */
+static void
+sleep_until_due(void)
+{
+	TimestampTz until = oi_worker.held.next_due;
+	int64		left = oi_poll_interval;
+
+	if (oi_worker.batch != NULL)
+		until = oi_worker.breaker.probe_at;
+	else if (oi_worker.breaker.open)
+		until = Max(until, oi_worker.breaker.probe_at);
+	if (until != OI_UNDUE)
+		left = Min(left, (until - oi_now() + 999) / 1000);
+	oi_worker_rest(oi_worker.breaker.open || oi_worker.breaker.in_a_row > 0 ?
+				   OI_WORKER_RETRYING : OI_WORKER_IDLE, (long) Max(1, left));
+}
+
+/*
+ * One turn of the worker, under the subscription's lock.  What was read is made
+ * durable before that is taken, since a standby may take its time.
+ */
+void
+oi_cycle(void)
+{
+	bool		changed = oi_slot_take_recheck() || oi_worker.reloaded;
+	bool		busy = true;
+
+	MemoryContextReset(oi_worker.cycle_context);
+	if (is_backing_off() && !changed)
+	{
+		sleep_until_due();
+		return;
+	}
+	if (oi_worker.batch != NULL)
+	{
+		oi_slot_set_state(OI_WORKER_DELIVERING);
+		oi_make_durable(oi_worker.batch->lsn);
+	}
+
+	oi_sublock_hold(oi_worker.sub->relid, oi_worker.id);
+	if ((oi_worker.reloaded && !oi_drain_armed(oi_worker.sub)) ||
+		(changed && !oi_drain_current(oi_worker.sub, &oi_worker.cursor)))
+		oi_worker_load();
+	oi_worker.reloaded = false;
+	if (!is_backing_off())
+		busy = work();
+	oi_sublock_let_go();
+	if (!busy)
+		sleep_until_due();
+}

@@ -1,0 +1,47 @@
+/*-------------------------------------------------------------------------
+ *
+ * cycle.h
+ *		What a worker does over and over.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OI_CYCLE_H
+#define OI_CYCLE_H
+
+#include "breaker.h"
+#include "drain.h"
+#include "shmem.h"
+#include "sink_loader.h"
+
+/* a worker; there is one in a process */
+typedef struct OiWorker
+{
+	int32		id;				/* of the subscription */
+	Oid			owner;
+	OiSubscription *sub;
+	MemoryContext sub_context;
+	OiCursor	cursor;
+	OiHeld		held;
+	OiBreaker	breaker;
+	OiSink		sink;
+	OiBatch    *batch;			/* of the log; NULL: none */
+	MemoryContext batch_context;
+	MemoryContext cycle_context;	/* of what failed before, and of outcomes */
+	bool		log_next;		/* what failed before had its turn */
+	bool		reloaded;		/* settings were read again: is it still
+								 * armed? */
+	bool		definitions_changed;	/* of a server, a user mapping or a
+										 * wrapper: define the sink anew */
+	char		error[OI_ERROR_LEN];	/* the last that was logged */
+} OiWorker;
+
+extern OiWorker oi_worker;
+
+/* in worker.c */
+extern void oi_worker_load(void);
+extern void oi_worker_rest(OiWorkerState state, long timeout);
+
+/* in cycle.c */
+extern void oi_cycle(void);
+
+#endif							/* OI_CYCLE_H */

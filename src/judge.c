@@ -1,0 +1,230 @@
+/*-------------------------------------------------------------------------
+ *
+ * judge.c
+ *		What becomes of the events of a delivery.
+ *
+ * The sink has said what became of each (order_sink.h).  Here that is turned
+ * into fates, without a look at any table:
+ *
+ *		delivered	is done
+ *		rejected	dead
+ *		retry		parked, or dead where its attempts are used up
+ *
+ * and of a key with an event that failed, none of the later ones is done, so that
+ * its order is kept whatever the sink says of them.
+ *
+ * A retry without a reason means that the sink did not come to the event in
+ * the time it had.  It stays in the batch, and so do those of its key behind
+ * it.  The first of a delivery was tried in any case, so each delivery gets
+ * somewhere.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "backoff.h"
+#include "common/pg_prng.h"
+#include "judge.h"
+#include "utils/memutils.h"
+
+/* a key of which an event was not delivered */
+typedef struct Blocked
+{
+	char		key[OI_HELD_KEY_SIZE];	/* first */
+	bool		failed;			/* else it was not tried */
+} Blocked;
+
+/*
+ * A table of blocked keys, in the current context.
+ */
+static HTAB *
+make_table(void)
+{
+	HASHCTL		ctl = {.keysize = OI_HELD_KEY_SIZE,.entrysize = sizeof(Blocked)};
+
+	ctl.hcxt = CurrentMemoryContext;
+	return hash_create("order_idempotency blocked keys", 64, &ctl,
+					   HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
+}
+
+/*
+ * Events of keys that are held have to wait, too.
+ */
+void
+oi_judge_set_aside(OiBatch *batch, const OiHeld *held)
+{
+	if (batch->failed)
+		return;
+	for (int i = 0; i < batch->n; i++)
+		if (batch->info[i].fate == OI_FATE_OPEN &&
+			oi_held_has(held, batch->info[i].key))
+			batch->info[i].fate = OI_FATE_WAITING;
+}
+
+/*
+ * Is there an open event of the same key before this one?
+ */
+static bool
+is_behind_open(const OiBatch *batch, int which)
+{
+	for (int i = 0; i < which; i++)
+		if (batch->info[i].fate == OI_FATE_OPEN &&
+			strcmp(batch->info[i].key, batch->info[which].key) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * Add an event of the batch to a delivery.
+ */
+static void
+choose(OiDelivery *delivery, const OiBatch *batch, int which)
+{
+	delivery->events[delivery->n] = batch->events[which];
+	delivery->which[delivery->n++] = which;
+}
+
+/*
+ * What to hand to the sink: the open events of a batch, at most "limit" (0: all).
+ * A single one is taken where the batch's turn is, so that another one follows
+ * if it fails and cannot be parked.
+ */
+OiDelivery *
+oi_judge_choose(OiBatch *batch, int limit)
+{
+	OiDelivery *delivery = palloc(sizeof(OiDelivery));
+	int			most = limit > 0 ? Min(limit, batch->n) : batch->n;
+
+	delivery->events = palloc(sizeof(OiSinkEvent) * (most + 1));
+	delivery->which = palloc(sizeof(int) * (most + 1));
+	delivery->n = 0;
+	for (int i = 0; i < batch->n && delivery->n < most; i++)
+	{
+		int			which = most == 1 ? (batch->turn + i) % batch->n : i;
+
+		if (batch->info[which].fate == OI_FATE_OPEN &&
+			(most > 1 || !is_behind_open(batch, which)))
+			choose(delivery, batch, which);
+	}
+	if (delivery->n == 1)
+		batch->turn = (delivery->which[0] + 1) % batch->n;
+
+	return delivery;
+}
+
+/*
+ * A delivery of one event failed as a whole: the event did.
+ */
+void
+oi_judge_failure(OiDelivery *delivery, const char *error)
+{
+	delivery->events[0].outcome = OI_SINK_RETRY;
+	delivery->events[0].reason = error;
+	delivery->events[0].retry_after = 0;
+}
+
+/*
+ * An event failed: park it, or give it up.  A probe does not use up attempts:
+ * where the receiver is down, that is not the event's fault.
+ */
+static void
+fail(const OiSubscription *sub, const OiSinkEvent *event, OiEventInfo *info,
+	 bool probe, TimestampTz now)
+{
+	int			wait;
+
+	if (!probe || info->attempts == 0)
+		info->attempts++;
+	info->reason = event->reason ? event->reason :
+		"sink did not say what became of the event";
+	if (event->outcome == OI_SINK_REJECTED ||
+		(!probe && info->attempts >= sub->max_attempts))
+	{
+		info->fate = OI_FATE_DEAD;
+		return;
+	}
+	wait = oi_backoff(info->attempts, sub->backoff_min, sub->backoff_max,
+					  pg_prng_double(&pg_global_prng_state));
+	info->fate = OI_FATE_PARKED;
+	info->next_at = now + (int64) Max(wait, event->retry_after) * 1000;
+}
+
+/*
+ * Count an event that failed.
+ */
+static void
+count_failure(OiVerdict *verdict, const OiSinkEvent *event, const OiEventInfo *info)
+{
+	verdict->keys++;
+	if (info->fate == OI_FATE_DEAD)
+		verdict->dead++;
+	else
+		verdict->parked++;
+	verdict->retry_after = Max(verdict->retry_after, event->retry_after);
+	if (verdict->reason == NULL)
+		verdict->reason = info->reason;
+}
+
+/*
+ * Give each event of a delivery its fate.
+ */
+OiVerdict
+oi_judge(const OiSubscription *sub, OiBatch *batch, const OiDelivery *delivery,
+		 const OiHeld *held, bool probe, TimestampTz now)
+{
+	OiVerdict	verdict = {0};
+	HTAB	   *blocked = NULL;
+
+	for (int i = 0; i < delivery->n; i++)
+	{
+		const OiSinkEvent *event = &delivery->events[i];
+		OiEventInfo *info = &batch->info[delivery->which[i]];
+		Blocked    *before = blocked == NULL ? NULL :
+		hash_search(blocked, info->key, HASH_FIND, NULL);
+
+		if (before != NULL)
+		{
+			if (before->failed && !batch->failed)
+				info->fate = OI_FATE_WAITING;
+			continue;
+		}
+		if (event->outcome == OI_SINK_DELIVERED)
+		{
+			info->fate = OI_FATE_DELIVERED;
+			verdict.delivered++;
+			continue;
+		}
+
+		if (blocked == NULL)
+			blocked = make_table();
+		before = hash_search(blocked, info->key, HASH_ENTER, NULL);
+		before->failed = event->outcome == OI_SINK_REJECTED || event->reason != NULL || i == 0;
+		if (before->failed)
+		{
+			fail(sub, event, info, probe, now);
+			count_failure(&verdict, event, info);
+			verdict.new_keys += !oi_held_has(held, info->key);
+		}
+	}
+
+	return verdict;
+}
+
+/*
+ * Forget the fates of a delivery, but for what was delivered: those that failed
+ * are not parked, and those behind them do not wait.
+ */
+void
+oi_judge_reopen(OiBatch *batch, const OiDelivery *delivery)
+{
+	for (int i = 0; i < delivery->n; i++)
+	{
+		OiEventInfo *info = &batch->info[delivery->which[i]];
+
+		if (info->fate != OI_FATE_DELIVERED && info->fate != OI_FATE_OPEN)
+		{
+			info->attempts = 0;
+			info->fate = OI_FATE_OPEN;
+		}
+	}
+}

@@ -1,0 +1,19 @@
+/*-------------------------------------------------------------------------
+ *
+ * parking.h
+ *		Table failed_events.  For drain.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OI_PARKING_H
+#define OI_PARKING_H
+
+#include "drain.h"
+
+extern void oi_parking_load(const OiSubscription *sub, OiHeld *held);
+extern OiBatch *oi_parking_read(const OiSubscription *sub, OiHeld *held,
+								TimestampTz now, MemoryContext context);
+extern void oi_parking_record(const OiSubscription *sub, const OiBatch *batch,
+							  OiHeld *held);
+
+#endif							/* OI_PARKING_H */

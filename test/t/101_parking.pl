@@ -1,0 +1,164 @@
+# Promise 6 (order per key: one key that fails holds back only itself) and issue
+# of the failures: events are parked by key, with backoff that no clock has to be
+# waited for; attempts are bounded; what is given up is a dead letter; all of it
+# across crashes.
+#
+# Bugs that this catches, each planted and seen to fail: an event of a parked key
+# that overtakes it; parking and cursor recorded in two transactions (a crash
+# between them loses or repeats an event); a poison event that keeps others
+# waiting; a Retry-After that is not honoured; attempts without end; a breaker
+# that parks the world.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+
+use OrderIdempotency::Drain;
+use OrderIdempotency::Faulty;
+use OrderIdempotency::Node;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time);
+
+my $api = 'order_idempotency';
+my $node = new_faulty_node('parking');
+
+# The numbers of view subscription_status.
+sub status
+{
+	my ($name, $columns) = @_;
+
+	return $node->safe_psql('postgres',
+		"SELECT $columns FROM $api.subscription_status WHERE name = '$name'");
+}
+
+# One event among a thousand orders fails.
+subscribe_faulty($node, 'one', '{"backoff_min": 3600000}');
+$node->safe_psql('postgres', join '', 'BEGIN;',
+	(map { order_events('one', [ "o-$_", $_ == 500 ? 'retry' : '' ], [ "o-$_" ]) } 1 .. 1000), 'COMMIT');
+my $began = time;
+wait_for_sql($node, "SELECT delivered = 1998 FROM $api.subscription_status WHERE name = 'one'",
+	'the other 999 orders are delivered');
+cmp_ok(time - $began, '<', 60, 'and do not wait for the backoff of an hour');
+is(status('one', 'lag_events, parked, dead, retried, state'), '2|2|0|1|idle', 'the failed one and the one behind it are left');
+is($node->safe_psql('postgres', <<~"SQL"), "parked|1|t|the event wants: retry\nwaiting|0||", 'and can be seen');
+	SELECT state, attempts, next_at BETWEEN now() + '20 minutes' AND now() + '61 minutes', reason
+	FROM $api.parked_events WHERE key = 'o-500' ORDER BY position
+	SQL
+$node->safe_psql('postgres', order_events('one', [ 'o-500' ], [ 'o-501' ]));
+wait_for_sql($node, "SELECT parked = 3 AND delivered = 1999 FROM $api.subscription_status WHERE name = 'one'",
+	'later events of the key wait, too, those of others do not');
+set_ahead($node, 3700);
+drained($node, 'one');
+is(join(' ', map { $_->[0] } grep { $_->[2] eq 'o-500' } attempts($node, 'one')),
+	'retry deliver delivered deliver delivered deliver delivered', 'an hour later they go, in order');
+keys_in_order($node, 'one', 'one poison event');
+is(status('one', 'delivered, parked'), '2002|0', 'and nothing is left');
+set_ahead($node, 0);
+
+# A receiver that says when; attempts that are used up; what is rejected.
+subscribe_faulty($node, 'bounds', '{"max_attempts": 3, "backoff_min": 1, "backoff_max": 10}');
+$node->safe_psql('postgres', order_events('bounds',
+	[ 'later', 'retry:1800000' ], [ 'stubborn', join ' ', ('retry') x 9 ], [ 'stubborn' ], [ 'never', 'reject' ],
+	[ 'never' ], [ 'fine' ]));
+wait_for_sql($node, "SELECT dead = 2 AND parked = 3 AND delivered = 1 FROM $api.subscription_status WHERE name = 'bounds'",
+	'two are given up');
+is($node->safe_psql('postgres', "SELECT key, attempts, reason FROM $api.dead_letters ORDER BY key"),
+	"never|1|the event wants: reject\nstubborn|3|the event wants: retry", 'with the reason');
+is($node->safe_psql('postgres', <<~"SQL"), 't', 'Retry-After is honoured');
+	SELECT next_at BETWEEN now() + '29 minutes' AND now() + '31 minutes' FROM $api.parked_events WHERE key = 'later'
+	SQL
+set_ahead($node, 1700);
+$node->safe_psql('postgres', order_events('bounds', [ 'fine' ]));
+wait_for_sql($node, "SELECT delivered = 2 FROM $api.subscription_status WHERE name = 'bounds'", 'before that time');
+is(scalar(grep { $_->[2] eq 'later' } attempts($node, 'bounds')), 1, 'it is not tried again');
+set_ahead($node, 1900);
+wait_for_sql($node, "SELECT delivered = 3 FROM $api.subscription_status WHERE name = 'bounds'", 'after it, it is');
+set_ahead($node, 0);
+is(status('bounds', 'parked, dead, lag_events'), '2|2|2', 'dead events hold their keys');
+
+# on_dead = skip.
+subscribe_faulty($node, 'skips', '{"on_dead": "skip"}');
+$node->safe_psql('postgres', order_events('skips', [ 'never', 'reject' ], [ 'never' ], [ 'fine' ], [ 'never' ]));
+wait_for_sql($node, "SELECT dead = 1 AND delivered = 3 AND parked = 0 FROM $api.subscription_status WHERE name = 'skips'",
+	'where they are skipped, the key goes on');
+keys_in_order($node, 'skips', 'skipping');
+
+# An event for which the sink fails as a whole.
+subscribe_faulty($node, 'error', '{"backoff_min": 3600000}');
+$node->safe_psql('postgres', join '', 'BEGIN;',
+	(map { order_events('error', [ "e-$_", $_ == 77 ? 'error' x 1 . ' error' x 30 : '' ]) } 1 .. 300), 'COMMIT');
+wait_for_sql($node, "SELECT delivered = 299 AND parked = 1 FROM $api.subscription_status WHERE name = 'error'",
+	'an event that makes the sink fail is found, and the others go out');
+is($node->safe_psql('postgres', "SELECT key FROM $api.parked_events WHERE subscription = 'error'"), 'e-77', 'it is that one');
+
+# A receiver that is down has nothing parked, but for one event now and then.
+subscribe_faulty($node, 'down');
+append_to_file(faulty_log($node, 'down') . '.down', '');
+$node->safe_psql('postgres', join '', 'BEGIN;', (map { order_events('down', [ "d-$_" ], [ "d-$_" ]) } 1 .. 400), 'COMMIT');
+wait_for_sql($node, "SELECT state = 'retrying' AND last_error ~ 'down' FROM $api.subscription_status WHERE name = 'down'",
+	'a receiver that is down');
+wait_for_sql($node, "SELECT retried >= 3 FROM $api.subscription_status WHERE name = 'down'", 'is asked again');
+cmp_ok(status('down', 'parked'), '<', 20, 'with one event at a time');
+is(status('down', 'lag_events, dead'), '800|0', 'and loses nothing');
+unlink faulty_log($node, 'down') . '.down' or die;
+drained($node, 'down');
+is(scalar(delivered_keys($node, 'down')), 800, 'all of it goes out when it is back');
+keys_in_order($node, 'down', 'breaker');
+
+# So it is where each event fails by itself.
+subscribe_faulty($node, 'refuses');
+$node->safe_psql('postgres', join '', 'BEGIN;', (map { order_events('refuses', [ "r-$_", 'retry retry' ]) } 1 .. 50), 'COMMIT');
+wait_for_sql($node, "SELECT retried >= 1 FROM $api.subscription_status WHERE name = 'refuses'", 'a receiver that refuses all');
+cmp_ok(status('refuses', 'parked'), '<', 25, 'has few parked');
+drained($node, 'refuses');
+is(scalar(delivered_keys($node, 'refuses')), 50, 'all of it goes out when it takes them');
+
+# No room for more keys: the subscription waits as a whole, and nothing is lost.
+subscribe_faulty($node, 'room', '{"max_parked_keys": 1, "backoff_min": 3600000}');
+$node->safe_psql('postgres', join '', 'BEGIN;', (map { order_events('room', [ "f-$_", $_ % 2 ? 'retry retry retry' : '' ]) } 1 .. 8),
+	'COMMIT');
+wait_for_sql($node, "SELECT delivered >= 4 FROM $api.subscription_status WHERE name = 'room'", 'others go out');
+wait_for_sql($node, <<~"SQL", 'and no more keys are parked than there may be');
+	SELECT parked = 1 AND delivered = 7 FROM $api.subscription_status WHERE name = 'room'
+	SQL
+
+# Crashes, of the worker and with it the server, anywhere.
+subscribe_faulty($node, 'crash', '{"backoff_min": 1, "backoff_max": 50, "batch_size": 7}');
+foreach my $round (1 .. 6)
+{
+	my @do = ('retry', 'gone', 'crash', 'retry crash', 'gone retry', 'retry retry');
+
+	$node->safe_psql('postgres', join '', 'BEGIN;',
+		(map { order_events('crash', [ "c-$_", $_ == 5 ? $do[ $round - 1 ] : $_ % 3 ? '' : 'retry' ]) } 1 .. 20), 'COMMIT');
+	$node->poll_query_until('postgres',
+		"SELECT lag_events = 0 FROM $api.subscription_status WHERE name = 'crash'") or die;
+}
+my (%times, %last, @wrong);
+foreach my $one (grep { $_->[0] eq 'delivered' } attempts($node, 'crash'))
+{
+	my (undef, $position, $key) = @$one;
+
+	# what is repeated after a crash is repeated in order
+	push @wrong, "$key: $position after $last{$key}"
+	  if defined $last{$key} && $position < $last{$key} && $times{$position} < 1;
+	$last{$key} = $position;
+	$times{$position}++;
+}
+is("@wrong", '', 'crashes: no event overtakes another of its key');
+is(scalar(keys %times), 120, 'crashes: none is lost');
+is(status('crash', 'parked, dead'), '0|0', 'crashes: none is left');
+
+# A copy keeps what is parked, and does not send it.
+$node->safe_psql('postgres', order_events('one', [ 'copied', 'retry:900000' ], [ 'copied' ]));
+wait_for_sql($node, "SELECT parked = 2 FROM $api.subscription_status WHERE name = 'one'", 'parked');
+$node->run_log([ 'pg_dump', '-d', $node->connstr('postgres'), '-f', $node->basedir . '/dump.sql' ]);
+$node->safe_psql('postgres', 'CREATE DATABASE copy');
+$node->run_log([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('copy'), '-f', $node->basedir . '/dump.sql' ]);
+is($node->safe_psql('copy', "SELECT state, parked FROM $api.subscription_status WHERE name = 'one'"), 'disarmed|2',
+	'a copy of the database has it, and is disarmed');
+
+$node->stop;
+done_testing();
