@@ -20,6 +20,7 @@
 #include "mb/pg_wchar.h"
 #include "parser/parse_relation.h"
 #include "storage/lmgr.h"
+#include "storage/lock.h"
 #include "storage/proc.h"
 #include "utils/acl.h"
 #include "utils/relcache.h"
@@ -58,6 +59,17 @@ oi_compat_proc_number(void)
 	return MyProcNumber;
 #else
 	return MyProc->pgprocno;
+#endif
+}
+
+/* Does this session hold a lock in this very mode? */
+static inline bool
+oi_compat_lock_held(const LOCKTAG *tag, LOCKMODE mode)
+{
+#if PG_VERSION_NUM >= 170000
+	return LockHeldByMe(tag, mode, false);
+#else
+	return LockHeldByMe(tag, mode);
 #endif
 }
 

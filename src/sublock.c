@@ -15,6 +15,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "compat.h"
 #include "miscadmin.h"
 #include "shmem.h"
 #include "storage/ipc.h"
@@ -82,7 +83,7 @@ oi_sublock_hold(Oid relid, int32 subscription)
 void
 oi_sublock_let_go(void)
 {
-	if (is_held && LockHeldByMe(&held, ShareLock))
+	if (is_held && oi_compat_lock_held(&held, ShareLock))
 		LockRelease(&held, ShareLock, true);
 	is_held = false;
 }
