@@ -13,7 +13,7 @@
 
 #include <netinet/in.h>
 
-#include "access/tupmacs.h"		/* brings varatt.h, where there is one */
+#include "access/htup_details.h"	/* brings varatt.h, where there is one */
 #include "http_address.h"
 #include "order_sink.h"
 #include "utils/inet.h"
