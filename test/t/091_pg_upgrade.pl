@@ -95,17 +95,18 @@ sub old_server
 	return ($node, $contents, $sent);
 }
 
+# Where a server's programs are.
+my $bindir_of = sub { ($_[0]->{_install_path} // installation()) . '/bin' };
+
 # Runs pg_upgrade of the new server's version.
 sub pg_upgrade
 {
 	my ($old, $new, $what) = @_;
-	my $bindir = sub { ($_[0]->{_install_path} // installation()) . '/bin' };
-
 	chdir $new->basedir or die;
 	$new->command_ok(
 		[
 			$new->installed_command('pg_upgrade'), '--no-sync',
-			'-b', $bindir->($old), '-B', $bindir->($new),
+			'-b', $bindir_of->($old), '-B', $bindir_of->($new),
 			'-d', $old->data_dir, '-D', $new->data_dir,
 			'-s', $new->host, '-p', $old->port, '-P', $new->port
 		],
@@ -128,6 +129,12 @@ sub upgrade_to
 	# as it is before anything happens, and then by itself
 	$new->append_conf('postgresql.conf', 'order_idempotency.publish = off');
 	$new->start;
+	foreach my $file (glob $bindir_of->($new) . '/../lib/order_idempotency_*.so')
+	{
+		my ($library) = $file =~ m{([^/]*)\.so$};
+
+		is($new->psql($db, "LOAD '\$libdir/$library'"), 0, "$what: $library can be loaded");
+	}
 	same_contents(contents($new, $db), $contents, $what);
 	$new->append_conf('postgresql.conf', 'order_idempotency.publish = on');
 	$new->reload;
