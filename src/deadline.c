@@ -48,10 +48,10 @@
 #define BUSY_WAIT 1000
 
 /*
- * ms between two looks from the beginning, or so many times what one takes if
- * that is more
+ * ms between two looks from the beginning, so that each of the launcher's rounds
+ * has one; or so many times what it takes, if that is more
  */
-#define LOOK_BELOW_INTERVAL 60000
+#define LOOK_BELOW_INTERVAL 50000
 #define LOOK_BELOW_SHARE 100
 
 /* progress is logged when so many were acted upon, and every so many ms */
@@ -67,6 +67,7 @@ typedef struct Look
 	OiDueRows  *due;
 	int			at;				/* the row in hand; due->n: they are done */
 	int			cancelled;
+	bool		stuck;			/* it failed, and nothing came of it so far */
 	bool	   *gone;			/* which rows are deleted for good */
 	TimestampTz left;			/* the earliest that was left where it is */
 	TimestampTz next;			/* when the next look is to be */
@@ -370,7 +371,10 @@ look_failed(Look *look, const ErrorData *error)
 		look->limit = 1;
 	}
 	else
+	{
 		look->limit = failed < n ? failed : Max(n / 8, 1);
+		look->stuck = true;
+	}
 	look->next = look->began;
 }
 
@@ -455,6 +459,7 @@ look_once(OiDeadlines *deadlines, Look *look, MemoryContext context)
 	look->began = GetCurrentTimestamp();
 	look->due = NULL;
 	look->at = look->cancelled = 0;
+	look->stuck = false;
 	look->left = OI_NEVER;
 	if (look->began >= deadlines->look_below)
 		deadlines->floor = DT_NOBEGIN;
@@ -471,8 +476,9 @@ look_once(OiDeadlines *deadlines, Look *look, MemoryContext context)
 }
 
 /*
- * Act on all that is due, until there is no more, or the time is over.
- * Returns when the next look is to be.
+ * Act on all that is due, until there is no more, or the time is over.  That
+ * must not be while a look has failed, and nothing came of it: the next visit
+ * would begin with the same.  Returns when the next look is to be.
  */
 TimestampTz
 oi_deadlines_run(OiDeadlines *deadlines, TimestampTz until)
@@ -489,7 +495,8 @@ oi_deadlines_run(OiDeadlines *deadlines, TimestampTz until)
 		MemoryContextReset(context);
 		look_once(deadlines, &look, context);
 		pgstat_report_stat(false);
-	} while (look.next <= GetCurrentTimestamp() && GetCurrentTimestamp() < until);
+	} while (look.stuck ||
+			 (look.next <= GetCurrentTimestamp() && GetCurrentTimestamp() < until));
 
 	MemoryContextSwitchTo(TopMemoryContext);
 	MemoryContextDelete(context);

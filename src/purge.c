@@ -23,6 +23,7 @@
 #include "miscadmin.h"
 #include "order.h"
 #include "owner.h"
+#include "relation_write.h"
 #include "rules.h"
 #include "storage/bufmgr.h"
 #include "utils/array.h"
@@ -255,14 +256,13 @@ tell_progress(Purge *purge)
 }
 
 /*
- * Remove the orders that were collected.
+ * Remove the orders that were collected.  What that takes in memory, the
+ * executor's state with it, is kept until then.
  */
 static void
 remove_all(Purge *purge)
 {
-	MemoryContext context = AllocSetContextCreate(purge->context, "order_idempotency purge",
-												  ALLOCSET_DEFAULT_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
+	MemoryContext old = MemoryContextSwitchTo(purge->context);
 	HASH_SEQ_STATUS all;
 	Candidate  *candidate;
 
@@ -273,9 +273,9 @@ remove_all(Purge *purge)
 		if (!candidate->busy)
 			remove_order(purge, candidate);
 		ExecClearTuple(purge->table.row);
-		MemoryContextReset(context);
 		tell_progress(purge);
 	}
+	oi_write_end(&purge->table);
 	MemoryContextSwitchTo(old);
 }
 

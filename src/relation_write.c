@@ -148,7 +148,7 @@ oi_lend_indexes(OiTable *table)
 	table->rri->ri_IndexRelationInfo = table->index_infos;
 }
 
-/* Frees what writing needed. */
+/* Frees what writing needed, and is in the memory context of the first write. */
 void
 oi_write_end(OiTable *table)
 {
@@ -162,6 +162,11 @@ oi_write_end(OiTable *table)
 		ExecResetTupleTable(table->estate->es_tupleTable, false);
 		FreeExecutorState(table->estate);
 	}
+	table->indexes = NULL;
+	table->index_infos = NULL;
+	table->nindexes = 0;
+	table->estate = NULL;
+	table->rri = NULL;
 }
 
 /* Has the table triggers for this command? */
