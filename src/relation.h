@@ -118,6 +118,7 @@ extern void oi_insert_values(OiRelation which, const Datum *values,
 							 const bool *nulls);
 
 /* relation_write.c */
+extern void oi_write_end(OiTable *table);
 extern void oi_update(OiTable *table, TupleTableSlot *newslot,
 					  Bitmapset *changed);
 extern void oi_delete(OiTable *table);

@@ -24,6 +24,5 @@ extern void oi_end_statement(OiTable *table, CmdType command,
 extern void oi_report_suppressed(OiTable *table);
 extern void oi_open_indexes(OiTable *table);
 extern void oi_lend_indexes(OiTable *table);
-extern void oi_write_end(OiTable *table);
 
 #endif							/* OI_RELATION_WRITE_H */
