@@ -60,6 +60,7 @@ typedef struct Purge
 	OiTable		table;
 	TableScanDesc scan;
 	TupleTableSlot *slot;		/* of the scan */
+	bool		read;			/* it has come to its end */
 	HTAB	   *candidates;
 	MemoryContext context;		/* of those */
 	TimestampTz told_at;
@@ -127,14 +128,17 @@ collect(Purge *purge)
 
 	purge->candidates = hash_create("order_idempotency orders to purge", 1024, &ctl,
 									HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
-	while (n < most &&
-		   table_scan_getnextslot(purge->scan, ForwardScanDirection, purge->slot))
+	while (n < most && !purge->read)
 	{
 		Candidate  *candidate;
 		char	   *key;
 		bool		isnull;
 
 		CHECK_FOR_INTERRUPTS();
+		/* asked again after its end, a scan would begin anew */
+		purge->read = !table_scan_getnextslot(purge->scan, ForwardScanDirection, purge->slot);
+		if (purge->read)
+			break;
 		if (!may_go(purge))
 			continue;
 		key = TextDatumGetCString(slot_getattr(purge->slot, OI_ORDER_KEY + 1, &isnull));
