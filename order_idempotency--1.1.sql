@@ -1283,11 +1283,13 @@ COMMENT ON FUNCTION seek_to_position IS
 'Takes a subscription to another place in the log: events above that position are delivered, again if they were before. Those
 at or below it are not, but for what was not committed yet. 0: all that the log has; a position behind the end: the end.
 What failed before stays in parked_events and dead_letters. Returns the position. In effect when it returns: see pause_subscription.
-Errors: 42704 no such subscription; 42501 it is another role''s; 22004 the name or the position is null; 25006 read-only transaction or standby; 22023 a negative position.';
+Errors: 42704 no such subscription; 42501 it is another role''s; 22004 the name or the position is null; 25006 read-only transaction or standby; 22023 a negative position;
+55000 it came with a dump: resume it first, in the same transaction if nothing is to be delivered before.';
 COMMENT ON FUNCTION seek_to_time IS
 'Takes a subscription to before the first event that was made at a time or later, or to the end of the log if there is none; it reads
 the log to find that. Returns the position; the rest is as in seek_to_position.
-Errors: 42704 no such subscription; 42501 it is another role''s; 22004 the name or the time is null; 25006 read-only transaction or standby.';
+Errors: 42704 no such subscription; 42501 it is another role''s; 22004 the name or the time is null; 25006 read-only transaction or standby;
+55000 it came with a dump.';
 COMMENT ON FUNCTION redrive IS
 'Tries events that failed again, at once and with all attempts before them: those of parked_events that are parked, and
 those of dead_letters. One event, those of a key, or everything => true. Returns how many. The order of a key is kept; but where

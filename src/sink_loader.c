@@ -52,9 +52,6 @@
 /* bytes that a sink may leave outside of its own memory, before its worker ends */
 #define LEAKED_MOST (128 * 1024 * 1024)
 
-/* of the reasons that the last call gave */
-static MemoryContext reasons = NULL;
-
 /* is a callback running? */
 static bool in_callback = false;
 
@@ -337,44 +334,40 @@ call_deliver(OiSink *sink, OiSinkEvent *events, int n, TimestampTz deadline)
 }
 
 /*
- * Have the sink deliver copies of events, and take over what it says of them.
- * Reasons stay until the next call.
+ * Have the sink deliver copies of events, and take over what it says, in a context.
  */
 static void
-deliver_copies(OiSink *sink, OiSinkEvent *events, int n, TimestampTz deadline)
+deliver_copies(OiSink *sink, OiSinkEvent *events, int n, TimestampTz deadline,
+			   MemoryContext context)
 {
 	OiSinkEvent *copies = palloc(sizeof(OiSinkEvent) * n);
 
 	memcpy(copies, events, sizeof(OiSinkEvent) * n);
 	call_deliver(sink, copies, n, deadline);
-
-	if (reasons == NULL)
-		reasons = AllocSetContextCreate(TopMemoryContext, "order_idempotency reasons",
-										ALLOCSET_DEFAULT_SIZES);
-	MemoryContextReset(reasons);
-	MemoryContextSwitchTo(reasons);
+	MemoryContextSwitchTo(context);
 	oi_outcome_take(&sink->state, events, copies, n);
 }
 
 /*
- * How much memory there is outside of the sink's own.
+ * How much memory there is outside of the sink's own and of a context.
  */
 static Size
-memory_of_others(const OiSink *sink)
+memory_of_others(const OiSink *sink, MemoryContext context)
 {
 	return MemoryContextMemAllocated(TopMemoryContext, true) -
-		MemoryContextMemAllocated(sink->state.context, true);
+		MemoryContextMemAllocated(sink->state.context, true) -
+		MemoryContextMemAllocated(context, true);
 }
 
 /*
- * Count what a call left outside of the sink's memory, by what there was before
- * it.  A sink whose own memory has grown too large is stopped, to be
- * started anew.
+ * Count what a call left outside of the sink's memory and of the caller's context,
+ * by what there was before it.  A sink whose own memory has grown too large
+ * is stopped, to be started anew.
  */
 static void
-check_memory(OiSink *sink, Size before)
+check_memory(OiSink *sink, Size before, MemoryContext context)
 {
-	Size		after = memory_of_others(sink);
+	Size		after = memory_of_others(sink, context);
 	Size		own = MemoryContextMemAllocated(sink->state.context, true);
 
 	sink->leaked += (int64) after - (int64) before;
@@ -403,8 +396,8 @@ end_if_leaking(const OiSink *sink)
 }
 
 /*
- * Hand events to the sink, which fills their outcomes.  Reasons stay until
- * the next call.  False: the sink raised an ERROR, and *error, in the current
+ * Hand events to the sink, which fills their outcomes, with reasons in the
+ * current context.  False: the sink raised an ERROR, and *error, in the same
  * context, says which; all events are to be sent again.
  */
 bool
@@ -416,7 +409,7 @@ oi_sink_deliver(OiSink *sink, OiSinkEvent *events, int n, TimestampTz deadline, 
 	Size		memory;
 
 	end_if_leaking(sink);
-	memory = memory_of_others(sink);
+	memory = memory_of_others(sink, context);
 	scratch = AllocSetContextCreate(context, "order_idempotency delivery", ALLOCSET_DEFAULT_SIZES);
 	*error = NULL;
 	for (int i = 0; i < n; i++)
@@ -429,7 +422,7 @@ oi_sink_deliver(OiSink *sink, OiSinkEvent *events, int n, TimestampTz deadline, 
 	MemoryContextSwitchTo(scratch);
 	PG_TRY();
 	{
-		deliver_copies(sink, events, n, deadline);
+		deliver_copies(sink, events, n, deadline, context);
 		sink->errors = 0;
 	}
 	PG_CATCH();
@@ -442,7 +435,7 @@ oi_sink_deliver(OiSink *sink, OiSinkEvent *events, int n, TimestampTz deadline, 
 	MemoryContextDelete(scratch);
 
 	oi_stats_note_delivery(events, n, *error != NULL);
-	check_memory(sink, memory);
+	check_memory(sink, memory, context);
 	if (sink->errors >= ERRORS_MOST)
 		oi_sink_stop(sink);
 

@@ -278,6 +278,29 @@ oi_alter_subscription(PG_FUNCTION_ARGS)
 }
 
 /*
+ * Open a subscription that is to be taken to another place.  Where it comes from
+ * another installation, its cursor says so by being in an older incarnation of
+ * the log, so it must not be moved into this one before it is resumed.
+ */
+static int32
+open_to_seek(const char *name)
+{
+	OiTable		table;
+	OiArming	here;
+	int32		id = oi_subscription_open(&table, name);
+
+	oi_arming_here(&here);
+	if (oi_is_foreign(table.row, &here))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("subscription \"%s\" came with a dump of another database", name),
+				 errhint("Call resume_subscription() first, in the same transaction if nothing is to be delivered before.")));
+	oi_table_close(&table);
+
+	return id;
+}
+
+/*
  * Take a subscription to a position: what lies above is delivered, or delivered
  * again.  What lies at or below it is not, but for what commits from now on.
  * In an incarnation of the log that has ended everything has committed.
@@ -305,7 +328,6 @@ Datum
 oi_seek_to_position(PG_FUNCTION_ARGS)
 {
 	char	   *name = oi_required_text(fcinfo, 0, "subscription name");
-	OiTable		table;
 	OiMoment	now;
 	int32		id;
 
@@ -318,8 +340,7 @@ oi_seek_to_position(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("position must not be negative")));
-	id = oi_subscription_open(&table, name);
-	oi_table_close(&table);
+	id = open_to_seek(name);
 	oi_moment_now(&now);
 
 	PG_RETURN_INT64(seek(id, &now, PG_GETARG_INT64(1)));
@@ -368,7 +389,6 @@ Datum
 oi_seek_to_time(PG_FUNCTION_ARGS)
 {
 	char	   *name = oi_required_text(fcinfo, 0, "subscription name");
-	OiTable		table;
 	OiMoment	now;
 	int32		id;
 
@@ -377,8 +397,7 @@ oi_seek_to_time(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("time must not be null")));
-	id = oi_subscription_open(&table, name);
-	oi_table_close(&table);
+	id = open_to_seek(name);
 	oi_moment_now(&now);
 
 	PG_RETURN_INT64(seek(id, &now, position_before(PG_GETARG_TIMESTAMPTZ(1), now.position)));

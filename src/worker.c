@@ -21,6 +21,7 @@
 #include "shmem.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "sublock.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
@@ -98,15 +99,18 @@ finish(void)
 }
 
 /*
- * Take over what the tables say of the subscription.  With what somebody has
- * changed, the receiver gets another chance.
+ * Take over what the tables say of the subscription, under its lock: it takes
+ * more than one transaction, and a change between two of them would go
+ * unnoticed for ever.  With what somebody has changed, the receiver gets another
+ * chance.
  */
 void
 oi_worker_load(void)
 {
-	char	   *server = oi_worker.sub ? pstrdup(oi_worker.sub->server) : NULL;
-	char	   *topic = oi_worker.sub ? pstrdup(oi_worker.sub->topic) : NULL;
+	char	   *server = pstrdup(oi_worker.sub->server);
+	char	   *topic = pstrdup(oi_worker.sub->topic);
 
+	oi_sublock_hold(oi_worker.sub->relid, oi_worker.id);
 	oi_worker.batch = NULL;
 	MemoryContextReset(oi_worker.sub_context);
 	MemoryContextSwitchTo(oi_worker.sub_context);
@@ -124,8 +128,8 @@ oi_worker_load(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("subscription \"%s\" has no cursor", oi_worker.sub->name)));
-	if (server != NULL && (strcmp(server, oi_worker.sub->server) != 0 ||
-						   strcmp(topic, oi_worker.sub->topic) != 0))
+	if (strcmp(server, oi_worker.sub->server) != 0 ||
+		strcmp(topic, oi_worker.sub->topic) != 0)
 		oi_sink_stop(&oi_worker.sink);
 	oi_breaker_reset(&oi_worker.breaker);
 }
@@ -193,7 +197,13 @@ start(int index, const OiWorkerArgs *args)
 	oi_worker.batch_context = make_context("order_idempotency batch");
 	oi_worker.cycle_context = make_context("order_idempotency cycle");
 	oi_worker.cursor.context = make_context("order_idempotency cursor");
+	MemoryContextSwitchTo(oi_worker.sub_context);
+	oi_worker.sub = oi_drain_subscription(oi_worker.id);
+	if (oi_worker.sub == NULL)
+		finish();
+	MemoryContextSwitchTo(oi_worker.cycle_context);
 	oi_worker_load();
+	oi_sublock_let_go();
 
 	name = psprintf("order_idempotency %s", oi_worker.sub->name);
 	SetConfigOption("application_name", name, PGC_USERSET, PGC_S_OVERRIDE);

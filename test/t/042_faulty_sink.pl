@@ -84,7 +84,6 @@ sub attempts
 	{
 		my ($n, $what, $id, $position, $version, $key, $delivered) = split /\t/, $line;
 
-		next if $what eq 'shutdown';
 		push @attempts, {
 			n => $n, what => $what, key => $key, position => $position,
 			id => $what eq 'delivered' ? $delivered : $id };

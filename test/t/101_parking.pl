@@ -1,5 +1,5 @@
-# Promise 6 (order per key: one key that fails holds back only itself) and issue
-# of the failures: events are parked by key, with backoff that no clock has to be
+# Promise 6 (order per key: one key that fails holds back only itself) and what
+# becomes of failures: events are parked by key, with backoff that no clock has to be
 # waited for; attempts are bounded; what is given up is a dead letter; all of it
 # across crashes.
 #
@@ -18,6 +18,7 @@ use lib "$FindBin::RealBin/../lib";
 use OrderIdempotency::Drain;
 use OrderIdempotency::Faulty;
 use OrderIdempotency::Node;
+use OrderIdempotency::Sessions;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
@@ -124,6 +125,21 @@ wait_for_sql($node, "SELECT delivered >= 4 FROM $api.subscription_status WHERE n
 wait_for_sql($node, <<~"SQL", 'and no more keys are parked than there may be');
 	SELECT parked = 1 AND delivered = 7 FROM $api.subscription_status WHERE name = 'room'
 	SQL
+
+# What became of an event and the cursor are one transaction: where the one cannot be
+# written the other is not, and a crash then takes both.
+subscribe_faulty($node, 'atomic', '{"backoff_min": 3600000}');
+my $pool = OrderIdempotency::Sessions->new($node, 1);
+$pool->run(0, "BEGIN; LOCK TABLE $api.failed_events IN SHARE MODE;");
+$node->safe_psql('postgres', 'BEGIN;' . order_events('atomic', [ 'bad', 'retry retry' ], [ 'good' ]) . 'COMMIT');
+wait_for_sql($node, <<~"SQL", 'the worker cannot write down what failed');
+	SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'order_idempotency atomic'
+	SQL
+is(status('atomic', 'delivered, lag_events, parked'), '0|2|0', 'so it has not moved');
+kill_worker($node, 'atomic');
+wait_until_up($node);
+wait_for_sql($node, "SELECT delivered = 1 AND parked = 1 AND lag_events = 1 FROM $api.subscription_status WHERE name = 'atomic'",
+	'after a crash there it does all of it again');
 
 # Crashes, of the worker and with it the server, anywhere.
 subscribe_faulty($node, 'crash', '{"backoff_min": 1, "backoff_max": 50, "batch_size": 7}');

@@ -306,10 +306,7 @@ faulty_shutdown(OiSinkState *state)
 	FaultySink *sink = state->private_data;
 
 	if (sink != NULL && sink->log != NULL)
-	{
-		fputs("0\tshutdown\n", sink->log);
 		fclose(sink->log);
-	}
 	state->private_data = NULL;
 	obey_option(state, "shutdown");
 }
