@@ -288,4 +288,15 @@ oi_compat_index_updated(ResultRelInfo *rri, TupleTableSlot *slot,
 #endif
 }
 
+/* Does this process hold the lock? */
+static inline bool
+oi_compat_holds_lock(const LOCKTAG *tag, LOCKMODE mode)
+{
+#if PG_VERSION_NUM >= 170000
+	return LockHeldByMe(tag, mode, false);
+#else
+	return LockHeldByMe(tag, mode);
+#endif
+}
+
 #endif							/* OI_COMPAT_H */

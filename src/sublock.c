@@ -60,7 +60,7 @@ oi_sublock_hold(Oid relid, int32 subscription)
 	static bool registered = false;
 	MemoryContext context = CurrentMemoryContext;
 
-	if (is_held && LockHeldByMe(&held, ShareLock))
+	if (is_held && oi_compat_holds_lock(&held, ShareLock))
 		return;
 	if (!registered)
 		before_shmem_exit(let_go_at_exit, (Datum) 0);

@@ -245,7 +245,7 @@ foreach my $case (
 	my $log = -s $node->logfile;
 
 	$pid = wait_for_worker($node, 'alone');
-	$node->safe_psql('postgres', 'BEGIN;' . event('alone', $key, $word)
+	$node->psql('postgres', 'BEGIN;' . event('alone', $key, $word)
 		  . event('alone', $key, 'deliver') . 'COMMIT');
 	drained($node, 'alone');
 	isnt(worker_pid($node, 'alone'), $pid, "$word: another worker");
