@@ -30,6 +30,9 @@
 /* ms that a sink may take for a batch before it has to give up */
 #define DELIVERY_TIMEOUT 30000
 
+/* ms that the worker stays away when a delivery was broken off for somebody */
+#define YIELD 200
+
 /*
  * A cursor that only passed over rows is recorded when it passed over so
  * many, or when so many ms went by.
@@ -262,7 +265,11 @@ deliver(OiBatch *batch)
 	how = delivery->n > 0 ? hand_over(delivery, &error) : ANSWERED;
 
 	if (how != ANSWERED && oi_slot_take_cancel())
-		return;					/* what became of it is not known */
+	{
+		/* what became of it is not known; let him in who waits */
+		oi_breaker_failure(&oi_worker.breaker, oi_now(), YIELD);
+		return;
+	}
 	if (how == NOT_STARTED)
 		back_off(error, 0);
 	else if (how == FAILED && delivery->n > 1)
