@@ -6,7 +6,7 @@
 BEGIN;
 \ir lib/tools.psql
 SET search_path = order_idempotency, public;
-SELECT plan(34);
+SELECT plan(38);
 
 CREATE SERVER files FOREIGN DATA WRAPPER order_idempotency_file OPTIONS (path '/nonexistent/events');
 SELECT create_subscription('s', 'files');
@@ -65,7 +65,11 @@ SELECT throws_ok($$SELECT resume_subscription(NULL)$$, '22004', NULL, 'NULL');
 SELECT is(pg_temp.ending_as('other', $$SELECT order_idempotency.resume_subscription('s')$$), '42501', 'another''s');
 SELECT is(pg_temp.ending_as('owner', $$SELECT order_idempotency.resume_subscription('s')$$), '00000', 'one''s own');
 UPDATE subscriptions SET armed_for = NULL;
-UPDATE subscription_cursors SET behind_position = 1::bigint << 44;
+SELECT throws_ok($$SELECT seek_to_position('s', 0)$$, '55000', NULL, 'moved before it is resumed');
+SELECT throws_ok($$SELECT seek_to_time('s', 'infinity')$$, '55000', NULL, 'likewise');
+SELECT lives_ok($$SELECT resume_subscription('s'), seek_to_position('s', 1::bigint << 62)$$, 'resumed and moved at once');
+SELECT is((SELECT behind_position FROM subscription_cursors), 1::bigint << 44, 'to the end of the log');
+UPDATE subscriptions SET armed_for = NULL;
 SELECT throws_ok($$SELECT resume_subscription('s')$$, '55000', NULL, 'restored into a database that was in use');
 
 -- An incarnation that has ended, and the one after it: what is left is counted by each one's own numbers.
