@@ -73,7 +73,8 @@ UPDATE subscriptions SET armed_for = NULL;
 SELECT throws_ok($$SELECT resume_subscription('s')$$, '55000', NULL, 'restored into a database that was in use');
 
 -- An incarnation that has ended, and the one after it: what is left is counted by each one's own numbers.
-UPDATE subscription_cursors SET behind = '1000:1003:1001', behind_position = 5, behind_next_xid = '1005', batch = NULL, progress = 0;
+UPDATE subscription_cursors SET behind = '1000:1003:1001', behind_position = 5, behind_next_xid = '1005', batch = NULL, progress = 0,
+	behind_all_above = false;
 INSERT INTO outbox_0 (position, xid, event_id, key, type, created_at)
 SELECT p, x::xid8, gen_random_uuid(), what, 't', now() FROM (VALUES
 	(1, '999', 'seen'), (2, '1001', 'late'), (3, '1002', 'seen'), (4, '1004', 'late'), (6, '1006', 'rest'), (7, '5', 'seen'),
