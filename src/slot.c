@@ -80,6 +80,7 @@ oi_slot_attach(int index, Oid dboid, int32 subscription, Oid *owner)
 		slot->state = OI_WORKER_STARTING;
 		slot->in_flight = 0;
 		slot->started_at = GetCurrentTimestamp();
+		pg_atomic_write_u32(&slot->canceled, 0);	/* one before was told so */
 		*owner = slot->owner;
 		my_slot = slot;
 	}
