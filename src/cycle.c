@@ -19,6 +19,7 @@
 #include "common/pg_prng.h"
 #include "cycle.h"
 #include "durable.h"
+#include "fault.h"
 #include "guc.h"
 #include "judge.h"
 #include "miscadmin.h"
@@ -48,8 +49,10 @@
 static void
 record(const OiTally *tally, OiBatch *batch)
 {
+	OI_FAULT_POINT("drain:record");
 	if (!oi_drain_record(oi_worker.sub, &oi_worker.cursor, tally, batch, &oi_worker.held))
 		oi_worker_load();
+	OI_FAULT_POINT("drain:recorded");
 	pgstat_report_stat(false);
 }
 
@@ -107,6 +110,7 @@ fetch_batch(void)
 	}
 	oi_slot_sleep(false);
 	oi_worker.batch = batch;
+	OI_FAULT_POINT("drain:read");
 	return true;
 }
 
@@ -175,11 +179,13 @@ hand_over(OiDelivery *delivery, char **error)
 	pgstat_report_activity(STATE_RUNNING, "delivering events");
 	oi_slot_set_state(OI_WORKER_DELIVERING);
 	oi_slot_set_in_flight(delivery->n);
+	OI_FAULT_POINT("sink:before");
 	RESUME_CANCEL_INTERRUPTS();
 	how = !ready_sink(error) ? NOT_STARTED :
 		oi_sink_deliver(&oi_worker.sink, delivery->events, delivery->n, deadline, error) ?
 		ANSWERED : FAILED;
 	QueryCancelHoldoffCount = 1;
+	OI_FAULT_POINT("sink:after");
 	oi_slot_set_in_flight(0);
 
 	return how;
@@ -380,6 +386,7 @@ oi_cycle(void)
 	{
 		oi_slot_set_state(OI_WORKER_DELIVERING);
 		oi_make_durable(oi_worker.batch->lsn);
+		OI_FAULT_POINT("drain:durable");
 	}
 
 	oi_sublock_hold(oi_worker.sub->relid, oi_worker.id);

@@ -22,6 +22,7 @@
 #include "drain.h"
 #include "durable.h"
 #include "executor/spi.h"
+#include "fault.h"
 #include "incarnation.h"
 #include "miscadmin.h"
 #include "owner.h"
@@ -438,6 +439,7 @@ oi_drain_record(const OiSubscription *sub, OiCursor *cursor, const OiTally *tall
 	if (oi_drain_begin(sub->relid, &was))
 	{
 		there = update_cursor(sub, cursor, tally);
+		OI_FAULT_POINT("drain:recording");
 		if (there && batch != NULL)
 			oi_parking_record(sub, batch, held);
 		oi_owner_end(&was, context);

@@ -1,0 +1,32 @@
+/*-------------------------------------------------------------------------
+ *
+ * fault.c
+ *		Places where a test has something go wrong.
+ *
+ * A test module that is preloaded says what happens at a point (see
+ * test/modules/fault).  There are
+ *
+ *		drain:read		events were read
+ *		drain:durable	what was read is durable
+ *		sink:before		the sink gets them now
+ *		sink:after		it has answered
+ *		drain:record	what became of them is recorded next
+ *		drain:recording	the cursor is updated, in a transaction that is open
+ *		drain:recorded	that transaction has committed
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "fault.h"
+
+OiFault		oi_fault = NULL;
+
+/*
+ * Have a function called at each point.
+ */
+void
+oi_set_fault(OiFault fault)
+{
+	oi_fault = fault;
+}
