@@ -28,13 +28,7 @@
 #include "catalog/pg_type.h"
 #include "incarnation.h"
 #include "miscadmin.h"
-#include "utf8.h"
 #include "utils/array.h"
-#include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
-#include "utils/jsonb.h"
-#include "utils/timestamp.h"
-#include "utils/uuid.h"
 #include "utils/xid8.h"
 
 /* rows looked at in one transaction, at most; and in one fetch of them */
@@ -48,20 +42,6 @@
 	" UNION ALL SELECT " LOG_COLUMNS " FROM order_idempotency.outbox_1 l" \
 	" UNION ALL SELECT " LOG_COLUMNS " FROM order_idempotency.outbox_2 l" \
 	" UNION ALL SELECT " LOG_COLUMNS " FROM order_idempotency.outbox_3 l)"
-
-/* columns of the log, as the queries return them, and of events that failed */
-enum
-{
-	LOG_POSITION = 1,
-	LOG_XID,
-	LOG_EVENT_ID,
-	LOG_KEY,
-	LOG_VERSION,
-	LOG_TYPE,
-	LOG_PAYLOAD,
-	LOG_HEADERS,
-	LOG_CREATED_AT
-};
 
 /* the reading of one batch */
 typedef struct Reader
@@ -142,93 +122,6 @@ find_late(OiCursor *cursor)
 }
 
 /*
- * The headers of an event, from an object of strings.
- */
-static void
-fill_headers(OiSinkEvent *event, Jsonb *headers)
-{
-	OiSinkHeader *out;
-	JsonbIterator *it;
-	JsonbValue	value;
-	JsonbIteratorToken token;
-	char	   *name = NULL;
-
-	if (!JB_ROOT_IS_OBJECT(headers))
-		return;
-
-	out = palloc(sizeof(OiSinkHeader) * (JB_ROOT_COUNT(headers) + 1));
-	it = JsonbIteratorInit(&headers->root);
-	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
-	{
-		if (token == WJB_KEY)
-			name = oi_utf8_from_server(value.val.string.val, value.val.string.len);
-		else if (token == WJB_VALUE && value.type == jbvString)
-		{
-			out[event->nheaders].name = name;
-			out[event->nheaders].value = oi_utf8_from_server(value.val.string.val,
-															 value.val.string.len);
-			event->nheaders++;
-		}
-	}
-	event->headers = out;
-}
-
-/*
- * A text column that is not null, in UTF-8.
- */
-static char *
-text_column(HeapTuple row, TupleDesc desc, int number)
-{
-	bool		isnull;
-	text	   *value = DatumGetTextPP(SPI_getbinval(row, desc, number, &isnull));
-
-	return oi_utf8_from_server(VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
-}
-
-/*
- * Fill an event from a row; returns about how many bytes it is.
- */
-static int64
-fill_event(OiSinkEvent *event, HeapTuple row, TupleDesc desc)
-{
-	bool		isnull;
-	Datum		value;
-	int64		bytes;
-
-	memset(event, 0, sizeof(*event));
-	event->position = DatumGetInt64(SPI_getbinval(row, desc, LOG_POSITION, &isnull));
-	value = SPI_getbinval(row, desc, LOG_EVENT_ID, &isnull);
-	event->event_id = *DatumGetUUIDP(value);
-	event->event_id_text = DatumGetCString(DirectFunctionCall1(uuid_out, value));
-	event->key = text_column(row, desc, LOG_KEY);
-	event->type = text_column(row, desc, LOG_TYPE);
-	event->created_at = DatumGetTimestampTz(SPI_getbinval(row, desc, LOG_CREATED_AT, &isnull));
-	bytes = sizeof(OiSinkEvent) + strlen(event->key) + strlen(event->type);
-
-	value = SPI_getbinval(row, desc, LOG_VERSION, &isnull);
-	if (!isnull)
-		event->version = DatumGetInt32(value);
-	value = SPI_getbinval(row, desc, LOG_HEADERS, &isnull);
-	if (!isnull)
-	{
-		fill_headers(event, DatumGetJsonbP(value));
-		bytes += VARSIZE(DatumGetJsonbP(value));
-	}
-	value = SPI_getbinval(row, desc, LOG_PAYLOAD, &isnull);
-	if (!isnull)
-	{
-		Jsonb	   *payload = DatumGetJsonbP(value);
-
-		char	   *json = JsonbToCString(NULL, &payload->root, VARSIZE(payload));
-
-		event->payload = oi_utf8_from_server(json, strlen(json));
-		bytes += strlen(event->payload);
-	}
-
-	return bytes;
-}
-
-/*
  * An empty batch with room for so many events.
  */
 OiBatch *
@@ -238,7 +131,7 @@ oi_batch_make(int room, MemoryContext context)
 
 	batch->room = room;
 	batch->events = MemoryContextAlloc(context, sizeof(OiSinkEvent) * room);
-	batch->info = MemoryContextAllocZero(context, sizeof(OiEventInfo) * room);
+	batch->info = MemoryContextAlloc(context, sizeof(OiEventInfo) * room);
 	return batch;
 }
 
@@ -246,22 +139,21 @@ oi_batch_make(int room, MemoryContext context)
  * Add a row to a batch, in the given context.  False: it is full without it.
  */
 bool
-oi_batch_add(OiBatch *batch, const OiSubscription *sub, HeapTuple row,
-			 TupleDesc desc, MemoryContext context)
+oi_batch_add(OiBatch *batch, const OiSubscription *sub, const OiEventRow *row,
+			 MemoryContext context)
 {
 	OiSinkEvent *event = &batch->events[batch->n];
 	MemoryContext old;
 	int64		bytes;
-	bool		isnull;
 
 	if (batch->n == batch->room)
 		return false;
 
 	old = MemoryContextSwitchTo(context);
-	bytes = fill_event(event, row, desc);
+	if (batch->json.data == NULL)
+		initStringInfo(&batch->json);
+	bytes = oi_event_fill(event, &batch->info[batch->n], row, &batch->json);
 	event->topic = sub->topic;
-	memset(&batch->info[batch->n], 0, sizeof(OiEventInfo));
-	batch->info[batch->n].key = TextDatumGetCString(SPI_getbinval(row, desc, LOG_KEY, &isnull));
 	MemoryContextSwitchTo(old);
 
 	if (batch->n > 0 && batch->bytes + bytes > OI_SINK_MAX_BYTES)
@@ -329,9 +221,13 @@ read_late(Reader *reader)
 					 values, nulls, true);
 
 	for (uint64 i = 0; i < SPI_processed; i++)
-		if (!oi_batch_add(reader->batch, reader->sub, SPI_tuptable->vals[i],
-						  SPI_tuptable->tupdesc, reader->context))
+	{
+		OiEventRow	row;
+
+		oi_event_row(&row, SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
+		if (!oi_batch_add(reader->batch, reader->sub, &row, reader->context))
 			return false;
+	}
 	return SPI_processed < (uint64) reader->sub->batch_size;
 }
 
@@ -341,29 +237,31 @@ read_late(Reader *reader)
 static bool
 wants_type(const OiSubscription *sub, Datum type)
 {
-	text	   *value = DatumGetTextPP(type);
+	text	   *value;
 
+	if (sub->ntypes < 0)
+		return true;
+	value = DatumGetTextPP(type);
 	for (int i = 0; i < sub->ntypes; i++)
 		if (VARSIZE_ANY_EXHDR(sub->types[i]) == VARSIZE_ANY_EXHDR(value) &&
 			memcmp(VARDATA_ANY(sub->types[i]), VARDATA_ANY(value),
 				   VARSIZE_ANY_EXHDR(value)) == 0)
 			return true;
-	return sub->ntypes < 0;
+	return false;
 }
 
 /*
  * Is a row one of the batch that the subscription wants?
  */
 static bool
-wants_row(const Reader *reader, HeapTuple row, TupleDesc desc)
+wants_row(const Reader *reader, const OiEventRow *row)
 {
-	bool		isnull;
-	Datum		value = SPI_getbinval(row, desc, LOG_XID, &isnull);
+	Datum		value = row->values[OI_EVENT_XID];
 	uint64		xid = U64FromFullTransactionId(DatumGetFullTransactionId(value));
 
 	return (reader->cursor->above || !oi_snapshot_sees(reader->cursor->behind.snapshot, xid)) &&
 		oi_snapshot_sees(reader->cursor->batch.snapshot, xid) &&
-		wants_type(reader->sub, SPI_getbinval(row, desc, LOG_TYPE, &isnull));
+		wants_type(reader->sub, row->values[OI_EVENT_TYPE]);
 }
 
 /*
@@ -375,17 +273,17 @@ take_rows(Reader *reader, bool *past)
 {
 	for (uint64 i = 0; i < SPI_processed && !*past; i++)
 	{
-		HeapTuple	row = SPI_tuptable->vals[i];
-		TupleDesc	desc = SPI_tuptable->tupdesc;
-		bool		isnull;
-		int64		position = DatumGetInt64(SPI_getbinval(row, desc, LOG_POSITION, &isnull));
+		OiEventRow	row;
+		int64		position;
 
+		oi_event_row(&row, SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
+		position = DatumGetInt64(row.values[OI_EVENT_POSITION]);
 		*past = position > reader->cursor->end;
 		if (*past)
 			break;
-		if (wants_row(reader, row, desc))
+		if (wants_row(reader, &row))
 		{
-			if (!oi_batch_add(reader->batch, reader->sub, row, desc, reader->context))
+			if (!oi_batch_add(reader->batch, reader->sub, &row, reader->context))
 				return false;
 		}
 		else

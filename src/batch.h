@@ -9,18 +9,15 @@
 #define OI_BATCH_H
 
 #include "drain.h"
+#include "event.h"
 #include "executor/spi.h"
 #include "owner.h"
-
-/* the columns that make an event, of a row "l" */
-#define OI_EVENT_COLUMNS \
-	"l.event_id, l.key, l.version, l.type, l.payload, l.headers, l.created_at"
 
 extern OiBatch *oi_batch_read(const OiSubscription *sub, OiCursor *cursor,
 							  MemoryContext context);
 extern OiBatch *oi_batch_make(int room, MemoryContext context);
-extern bool oi_batch_add(OiBatch *batch, const OiSubscription *sub, HeapTuple row,
-						 TupleDesc desc, MemoryContext context);
+extern bool oi_batch_add(OiBatch *batch, const OiSubscription *sub,
+						 const OiEventRow *row, MemoryContext context);
 extern void oi_batch_keep_open(OiBatch *batch);
 
 /* in drain.c */

@@ -11,6 +11,7 @@
 #include "access/xlogdefs.h"
 #include "cursor.h"
 #include "held.h"
+#include "lib/stringinfo.h"
 #include "order_sink.h"
 #include "storage/itemptr.h"
 
@@ -91,6 +92,7 @@ typedef struct OiBatch
 	int			n;
 	int			room;
 	int64		bytes;
+	StringInfoData json;		/* for payloads on their way into events */
 	int			turn;			/* where to look for the next event to probe */
 	int64		upto;			/* the last position looked at */
 	bool		exhausted;		/* nothing is left in the cursor's batch */

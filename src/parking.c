@@ -25,7 +25,7 @@
 enum
 {
 	ROW_POSITION = 1,
-	ROW_STATE = 10,
+	ROW_STATE = OI_EVENT_MORE + 1,
 	ROW_ATTEMPTS,
 	ROW_NEXT_AT
 };
@@ -176,14 +176,13 @@ read_key(OiBatch *batch, const OiSubscription *sub, const OiHeldKey *key,
 	fetch_key(sub, key->key, key->head, most);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		HeapTuple	row = SPI_tuptable->vals[i];
-		bool		isnull;
-		Datum		attempts = SPI_getbinval(row, SPI_tuptable->tupdesc, ROW_ATTEMPTS, &isnull);
+		HeapTuple	tuple = SPI_tuptable->vals[i];
+		OiEventRow	row;
 
-		if (row_due(row) > now ||
-			!oi_batch_add(batch, sub, row, SPI_tuptable->tupdesc, context))
+		oi_event_row(&row, tuple, SPI_tuptable->tupdesc);
+		if (row_due(tuple) > now || !oi_batch_add(batch, sub, &row, context))
 			break;
-		batch->info[batch->n - 1].attempts = DatumGetInt32(attempts);
+		batch->info[batch->n - 1].attempts = DatumGetInt32(row.values[ROW_ATTEMPTS - 1]);
 	}
 	SPI_freetuptable(SPI_tuptable);
 }

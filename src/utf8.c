@@ -93,6 +93,20 @@ utf8_from_encoding(const char *text, int len)
 }
 
 /*
+ * A copy as it is.
+ */
+static char *
+copy_text(const char *text, int len)
+{
+	char	   *copy = palloc(len + 1);
+
+	memcpy(copy, text, len);
+	copy[len] = '\0';
+
+	return copy;
+}
+
+/*
  * Text of this database as UTF-8, in a copy.  Runs in a transaction, since
  * conversions are looked up in a catalog.
  */
@@ -102,7 +116,7 @@ oi_utf8_from_server(const char *text, int len)
 	switch (GetDatabaseEncoding())
 	{
 		case PG_UTF8:
-			return pnstrdup(text, len);
+			return copy_text(text, len);
 		case PG_SQL_ASCII:
 			return utf8_from_unknown(text, len);
 		default:

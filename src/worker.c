@@ -30,6 +30,12 @@
 #include "utils/timestamp.h"
 #include "worker.h"
 
+/*
+ * Bytes that are kept for batches, which is enough for most.  Memory that is given
+ * back after each and asked for again costs as much as reading the events.
+ */
+#define BATCH_KEPT (1024 * 1024)
+
 OiWorker	oi_worker;
 
 /*
@@ -166,12 +172,13 @@ oi_worker_rest(OiWorkerState state, long timeout)
 }
 
 /*
- * A memory context of the worker's.
+ * A memory context of the worker's, which keeps so many bytes when it is reset.
  */
 static MemoryContext
-make_context(const char *name)
+make_context(const char *name, Size kept)
 {
-	return AllocSetContextCreateInternal(TopMemoryContext, name, ALLOCSET_DEFAULT_SIZES);
+	return AllocSetContextCreateInternal(TopMemoryContext, name, kept,
+										 ALLOCSET_DEFAULT_INITSIZE, ALLOCSET_DEFAULT_MAXSIZE);
 }
 
 /*
@@ -193,10 +200,10 @@ start(int index, const OiWorkerArgs *args)
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, note_change, (Datum) 0);
 
 	oi_worker.id = args->subscription;
-	oi_worker.sub_context = make_context("order_idempotency subscription");
-	oi_worker.batch_context = make_context("order_idempotency batch");
-	oi_worker.cycle_context = make_context("order_idempotency cycle");
-	oi_worker.cursor.context = make_context("order_idempotency cursor");
+	oi_worker.sub_context = make_context("order_idempotency subscription", ALLOCSET_DEFAULT_MINSIZE);
+	oi_worker.batch_context = make_context("order_idempotency batch", BATCH_KEPT);
+	oi_worker.cycle_context = make_context("order_idempotency cycle", ALLOCSET_DEFAULT_MINSIZE);
+	oi_worker.cursor.context = make_context("order_idempotency cursor", ALLOCSET_DEFAULT_MINSIZE);
 	MemoryContextSwitchTo(oi_worker.sub_context);
 	oi_worker.sub = oi_drain_subscription(oi_worker.id);
 	if (oi_worker.sub == NULL)
