@@ -346,6 +346,51 @@ COMMENT ON FOREIGN DATA WRAPPER order_idempotency_http IS
 COMMENT ON FUNCTION http_sink_validator IS 'validator of order_idempotency_http: checks the options of servers and user mappings when they are written';
 
 ----------------------------------------------------------------------------
+-- Sinks kafka, nats, rabbitmq, redis
+----------------------------------------------------------------------------
+
+CREATE FUNCTION kafka_sink_validator(text[], oid) RETURNS void
+	LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'oi_kafka_sink_validator';
+
+CREATE FOREIGN DATA WRAPPER order_idempotency_kafka
+	NO HANDLER VALIDATOR kafka_sink_validator;
+REVOKE ALL ON FUNCTION kafka_sink_validator(text[], oid) FROM PUBLIC;
+
+CREATE FUNCTION nats_sink_validator(text[], oid) RETURNS void
+	LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'oi_nats_sink_validator';
+
+CREATE FOREIGN DATA WRAPPER order_idempotency_nats
+	NO HANDLER VALIDATOR nats_sink_validator;
+REVOKE ALL ON FUNCTION nats_sink_validator(text[], oid) FROM PUBLIC;
+
+CREATE FUNCTION rabbitmq_sink_validator(text[], oid) RETURNS void
+	LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'oi_rabbitmq_sink_validator';
+
+CREATE FOREIGN DATA WRAPPER order_idempotency_rabbitmq
+	NO HANDLER VALIDATOR rabbitmq_sink_validator;
+REVOKE ALL ON FUNCTION rabbitmq_sink_validator(text[], oid) FROM PUBLIC;
+
+CREATE FUNCTION redis_sink_validator(text[], oid) RETURNS void
+	LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'oi_redis_sink_validator';
+
+CREATE FOREIGN DATA WRAPPER order_idempotency_redis
+	NO HANDLER VALIDATOR redis_sink_validator;
+REVOKE ALL ON FUNCTION redis_sink_validator(text[], oid) FROM PUBLIC;
+
+COMMENT ON FOREIGN DATA WRAPPER order_idempotency_kafka IS
+'sink that writes each event to a topic of Kafka, as a CloudEvent 1.0 in binary mode; server options: bootstrap.servers (required), and those that the reference names; options of user mappings: sasl.username, sasl.password, ssl.key.password';
+COMMENT ON FUNCTION kafka_sink_validator IS 'validator of order_idempotency_kafka: checks the options of servers and user mappings when they are written';
+COMMENT ON FOREIGN DATA WRAPPER order_idempotency_nats IS
+'sink that publishes each event to a stream of NATS JetStream, as a CloudEvent 1.0 in binary mode; server options: url (required; nats:// or tls://); stream (the one that has to take the events), max_in_flight (1 to 4000 events, default 1000), timeout (100 to 25000 ms without an answer, default 10000), ca_file, cert_file, key_file (take pg_read_server_files); options of user mappings: user, password, token, nkey, nkey_seed, jwt';
+COMMENT ON FUNCTION nats_sink_validator IS 'validator of order_idempotency_nats: checks the options of servers and user mappings when they are written';
+COMMENT ON FOREIGN DATA WRAPPER order_idempotency_rabbitmq IS
+'sink that publishes each event to an exchange of RabbitMQ, as a CloudEvent 1.0 in binary mode, with publisher confirms; server options: host (required); port (default 5672, with tls 5671), virtual_host (default /), exchange (default: the one without a name), tls (boolean, default off), auth (plain or external), heartbeat (1 to 600 s, default 10), max_in_flight (1 to 5000 events, default 1000), timeout (100 to 25000 ms without an answer, default 10000), ca_file, cert_file, key_file (take pg_read_server_files); options of user mappings: user, password';
+COMMENT ON FUNCTION rabbitmq_sink_validator IS 'validator of order_idempotency_rabbitmq: checks the options of servers and user mappings when they are written';
+COMMENT ON FOREIGN DATA WRAPPER order_idempotency_redis IS
+'sink that adds each event to a stream of Redis, as a CloudEvent 1.0 in binary mode; server options: host (required); port (default 6379), and those that the reference names; options of user mappings: user, password';
+COMMENT ON FUNCTION redis_sink_validator IS 'validator of order_idempotency_redis: checks the options of servers and user mappings when they are written';
+
+----------------------------------------------------------------------------
 -- Rotation of the key store
 ----------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@
 #include "catalog/pg_type.h"
 #include "incarnation.h"
 #include "miscadmin.h"
+#include "topic.h"
 #include "utils/array.h"
 #include "utils/xid8.h"
 
@@ -153,7 +154,9 @@ oi_batch_add(OiBatch *batch, const OiSubscription *sub, const OiEventRow *row,
 	if (batch->json.data == NULL)
 		initStringInfo(&batch->json);
 	bytes = oi_event_fill(event, &batch->info[batch->n], row, &batch->json);
-	event->topic = sub->topic;
+	event->topic = oi_topic_expand(sub->topic, event->type, event->key);
+	if (event->topic != sub->topic)
+		bytes += strlen(event->topic);
 	MemoryContextSwitchTo(old);
 
 	if (batch->n > 0 && batch->bytes + bytes > OI_SINK_MAX_BYTES)

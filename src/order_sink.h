@@ -77,7 +77,8 @@ typedef struct OiSinkEvent
 	const char *key;			/* the order's key, or emit_event's */
 	int			version;		/* of the order; 0: none */
 	const char *type;
-	const char *topic;			/* where to, expanded */
+	const char *topic;			/* where to: the subscription's, expanded; of
+								 * letters, digits and "._-/" */
 	const char *payload;		/* JSON, or NULL */
 	int			nheaders;
 	const OiSinkHeader *headers;
@@ -99,7 +100,7 @@ typedef struct OiSinkState
 	void	   *private_data;	/* the sink's own */
 	MemoryContext context;		/* lives from startup to shutdown */
 	const char *subscription;
-	const char *topic;
+	const char *topic;			/* the subscription's, with placeholders */
 	const char *source;			/* CloudEvents "source", a URI in ASCII */
 	List	   *options;		/* DefElems of the server */
 	List	   *user_options;	/* DefElems of the owner's user mapping */

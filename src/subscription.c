@@ -33,6 +33,7 @@
 #include "relation.h"
 #include "sublock.h"
 #include "subscription.h"
+#include "topic.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"

@@ -83,7 +83,6 @@ extern void oi_check_event_types(ArrayType *types);
 extern void oi_check_options(Jsonb *options, bool *from_start);
 extern int	oi_option_int(Jsonb *options, OiOption which);
 extern bool oi_option_skips_dead(Jsonb *options);
-extern void oi_check_topic(const char *sink, const char *topic);
 extern const char *oi_check_server(const ForeignServer *server,
 								   const ForeignDataWrapper *wrapper, Oid owner);
 

@@ -19,7 +19,6 @@
 #include "utils/varlena.h"
 
 #define LOWER "abcdefghijklmnopqrstuvwxyz"
-#define UPPER "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 #define DIGITS "0123456789"
 
 /* the options that are whole numbers: bounds and defaults */
@@ -36,9 +35,6 @@ static const struct
 	[OI_OPTION_MAX_ATTEMPTS] = {"max_attempts", 1, 1000000, 20},
 	[OI_OPTION_MAX_PARKED_KEYS] = {"max_parked_keys", 0, 100000, 10000}
 };
-
-/* the longest topic, in bytes: that of a file name */
-#define MAX_TOPIC 255
 
 /*
  * A subscription's name: a letter, then letters, digits, _ and -, all in
@@ -246,33 +242,6 @@ oi_option_skips_dead(Jsonb *options)
 
 	return find_option(options, "on_dead", &found) && found.type == jbvString &&
 		found.val.string.len == 4 && memcmp(found.val.string.val, "skip", 4) == 0;
-}
-
-/*
- * A topic: of characters that mean nothing to any receiver, and for the sink
- * "file" the name of a file.
- */
-void
-oi_check_topic(const char *sink, const char *topic)
-{
-	bool		is_file = strcmp(sink, "file") == 0;
-
-	if (strlen(topic) > MAX_TOPIC)
-		ereport(ERROR,
-				(errcode(ERRCODE_STRING_DATA_RIGHT_TRUNCATION),
-				 errmsg("topic is too long"),
-				 errdetail("It may have up to %d bytes.", MAX_TOPIC)));
-	if (topic[0] == '\0' ||
-		strspn(topic, LOWER UPPER DIGITS "._-/") != strlen(topic))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid topic \"%s\"", topic),
-				 errhint("Use letters, digits, \".\", \"_\", \"-\" and \"/\".")));
-	if (is_file && (topic[0] == '.' || strchr(topic, '/') != NULL))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid topic \"%s\"", topic),
-				 errdetail("For a file it is a file name, without \"/\" and not beginning with \".\".")));
 }
 
 /*

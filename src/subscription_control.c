@@ -21,6 +21,7 @@
 #include "owner.h"
 #include "relation.h"
 #include "subscription.h"
+#include "topic.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"

@@ -177,20 +177,19 @@ int_option(const OiSinkState *state, const char *name, int otherwise)
 }
 
 /*
- * The URL that events are sent to: that of the server, and the topic as a path
- * below it where one was given.
+ * The URL that an event is sent to: that of the server, and the topic as a path
+ * below it where there is one.
  */
 static char *
-make_url(const OiSinkState *state)
+make_url(const HttpSink *sink, const OiSinkEvent *event)
 {
-	const char *base = oi_sink_option(state->options, "url");
-	size_t		len = strlen(base);
+	size_t		len = strlen(sink->url);
 
-	if (state->topic == NULL || state->topic[0] == '\0')
-		return pstrdup(base);
-	while (len > 0 && base[len - 1] == '/')
+	if (event->topic[0] == '\0')
+		return pstrdup(sink->url);
+	while (len > 0 && sink->url[len - 1] == '/')
 		len--;
-	return psprintf("%.*s/%s", (int) len, base, state->topic);
+	return psprintf("%.*s/%s", (int) len, sink->url, event->topic);
 }
 
 /*
@@ -204,7 +203,6 @@ set_up_handle(HttpSink *sink, Request *request)
 	CURL	   *easy = request->easy;
 	bool		secure = pg_strncasecmp(sink->url, "https:", 6) == 0;
 
-	curl_easy_setopt(easy, CURLOPT_URL, sink->url);
 	curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, secure ? "https" : "http");
 	curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1);
 	curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L);
@@ -240,7 +238,7 @@ read_options(HttpSink *sink, const OiSinkState *state)
 	const char *token = oi_sink_option(state->user_options, "token");
 	const char *secret = oi_sink_option(state->user_options, "secret");
 
-	sink->url = make_url(state);
+	sink->url = pstrdup(oi_sink_option(state->options, "url"));
 	sink->max_in_flight = int_option(state, "max_in_flight", DEFAULT_IN_FLIGHT);
 	sink->timeout = int_option(state, "timeout", DEFAULT_TIMEOUT);
 	sink->ca_file = ca_file ? pstrdup(ca_file) : NULL;
@@ -393,12 +391,15 @@ send_event(Delivery *delivery, Request *request, int which)
 	HttpSink   *sink = request->sink;
 	const OiSinkEvent *event = &delivery->events[which];
 	const char *body = event->payload ? event->payload : "";
+	char	   *url = make_url(sink, event);
 
 	request->headers = make_headers(sink, delivery->state, event);
 	request->event = which;
 	request->received = 0;
 	request->too_long = request->whole_header = request->forbidden = false;
 	request->error[0] = '\0';
+	curl_easy_setopt(request->easy, CURLOPT_URL, url);
+	pfree(url);
 	curl_easy_setopt(request->easy, CURLOPT_HTTPHEADER, request->headers);
 	curl_easy_setopt(request->easy, CURLOPT_POSTFIELDS, body);
 	curl_easy_setopt(request->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) strlen(body));

@@ -117,6 +117,23 @@ $digest .= '=' while length($digest) % 4;
 is($headers->{'webhook-id'} . ' ' . $headers->{'webhook-signature'}, "$id v1,$digest", 'the signature');
 cmp_ok(abs(time - $headers->{'webhook-timestamp'}), '<', 300, 'its time');
 
+# Types and keys, which applications choose, as parts of the path, and no more.
+my @places = (
+	[ 'mail.sent', 'o-1', 'mail.sent/o-1' ],
+	[ '../../admin', 'a/../b?c#d', '_x2E_x2E_x2F._x2E_x2Fadmin/a_x2F_x2E_x2E_x2Fb_x3Fc_x23d' ],
+	[ '.a..b.', 'é_x_y', '_x2Ea._x2Eb_x2E/_xC3_xA9_x5Fx_y' ]);
+my $types = join ', ', map { "'$_->[0]'" } @places;
+$node->safe_psql('postgres', <<"SQL");
+CREATE SERVER places FOREIGN DATA WRAPPER order_idempotency_http OPTIONS (url 'http://127.0.0.1:$port/p', $local);
+SELECT $api.create_subscription('places', 'places', ARRAY[$types], 'in/{type}/{key}');
+SQL
+wait_for_worker($node, 'places');
+$node->safe_psql('postgres', "SELECT $api.emit_event('$_->[0]', '$_->[1]')") foreach @places;
+drained($node, 'places');
+my %path = map { $_->{headers}{'ce-type'} => $_->{path} } grep { $_->{path} =~ m{^/p/} } logged($log, 'request');
+is_deeply([ map { $path{ $_->[0] =~ s{([^a-z./])}{sprintf '%%%02X', ord $1}ger } } @places ],
+	[ map { "/p/in/$_->[2]" } @places ], 'placeholders of the topic');
+
 # Requests beside each other, never two of a key.
 my @keys = map { "side-$_" } 1 .. 12;
 $node->safe_psql('postgres', join '', 'BEGIN;',

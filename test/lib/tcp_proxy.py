@@ -1,0 +1,161 @@
+#!/usr/bin/python3
+"""A TCP proxy that breaks, for tests: tcp_proxy.py PORT TARGET_PORT.
+
+Both ports are on 127.0.0.1.  It says "ready" when it listens, and takes commands,
+one a line, each answered by "ok":
+
+    pass        hand on what comes, both ways, for connections from now on too
+    hole        swallow what comes, both ways, and hand on nothing; connections
+                are accepted all the same
+    deaf        hand on what clients send, and swallow the answers
+    stall       read no more: what is sent stays in the kernels' buffers
+    cut N       when N more bytes of answers have been handed on, reset the
+                connection in the middle of what is there
+    drop        reset all connections
+    refuse      stop listening, until "pass"
+    count       says "ok N", the bytes of answers handed on so far
+"""
+
+import select
+import socket
+import struct
+import sys
+import threading
+
+port, target = int(sys.argv[1]), int(sys.argv[2])
+lock = threading.Condition()
+mode = "pass"
+cut_after = None
+handed_on = 0
+pairs = set()
+listener = None
+
+
+def reset(pair):
+    """Close both ends of a connection without a goodbye."""
+    for end in pair:
+        try:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            end.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        end.close()
+    pairs.discard(pair)
+
+
+def hand_on(data, answer, to, pair):
+    """Treat data as the mode says; False: the connection is over."""
+    global cut_after, handed_on
+    with lock:
+        if mode == "hole" or (mode == "deaf" and answer):
+            return True
+        over = answer and cut_after is not None and len(data) >= cut_after
+        if over:
+            data, cut_after = data[:cut_after], None
+        elif answer and cut_after is not None:
+            cut_after -= len(data)
+        if answer:
+            handed_on += len(data)
+    try:
+        to.sendall(data)
+    except OSError:
+        over = True
+    if over:
+        with lock:
+            reset(pair)
+    return not over
+
+
+def pump(source, to, answer, pair):
+    """One direction of a connection."""
+    while True:
+        with lock:
+            while mode == "stall" and pair in pairs:
+                lock.wait()
+        try:
+            if not select.select([source], [], [], 0.05)[0]:
+                continue
+            with lock:
+                if mode == "stall":
+                    continue
+            data = source.recv(65536)
+        except (OSError, ValueError):
+            break
+        if not data or not hand_on(data, answer, to, pair):
+            break
+    with lock:
+        if mode != "hole":      # in a hole nobody hears of an end either
+            reset(pair)
+
+
+def accept(server):
+    """Take connections until the listener is closed."""
+    while True:
+        try:
+            client, _ = server.accept()
+        except OSError:
+            return
+        try:
+            upstream = socket.create_connection(("127.0.0.1", target), timeout=5)
+            upstream.settimeout(None)
+        except OSError:
+            reset((client,))
+            continue
+        for end in (client, upstream):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        pair = (client, upstream)
+        with lock:
+            pairs.add(pair)
+        for source, to, answer in ((client, upstream, False), (upstream, client, True)):
+            threading.Thread(target=pump, args=(source, to, answer, pair), daemon=True).start()
+
+
+def listen():
+    """Begin to accept, where that is not being done."""
+    global listener
+    if listener is None:
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen(64)
+        threading.Thread(target=accept, args=(listener,), daemon=True).start()
+
+
+def refuse():
+    """Stop listening."""
+    global listener
+    if listener is not None:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        listener = None
+
+
+def command(word, *arguments):
+    """Carry out a command; returns the answer."""
+    global mode, cut_after
+    if word == "count":
+        return f"ok {handed_on}"
+    if word == "cut":
+        cut_after = int(arguments[0])
+    elif word == "drop":
+        for pair in list(pairs):
+            reset(pair)
+    elif word == "refuse":
+        refuse()
+    else:
+        was, mode = mode, word
+        if word == "pass":
+            listen()
+            if was == "hole":       # what was swallowed is missing
+                for pair in list(pairs):
+                    reset(pair)
+    lock.notify_all()
+    return "ok"
+
+
+listen()
+print("ready", flush=True)
+for line in sys.stdin:
+    with lock:
+        reply = command(*line.split())
+    print(reply, flush=True)
