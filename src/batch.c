@@ -32,6 +32,9 @@
 #include "utils/array.h"
 #include "utils/xid8.h"
 
+/* transactions that are taken for late ones without a look whether they wrote */
+#define FEW_XIDS 64
+
 /* rows looked at in one transaction, at most; and in one fetch of them */
 #define SCAN_LIMIT 20000
 #define FETCH_SIZE 200
@@ -103,6 +106,7 @@ find_late(OiCursor *cursor)
 	const OiSnapshot *batch = cursor->batch.snapshot;
 	int			size = behind->nxip + 8;
 	uint64		xid;
+	bool		few;
 
 	if (cursor->late != NULL)
 		pfree(cursor->late);
@@ -113,10 +117,12 @@ find_late(OiCursor *cursor)
 		if (oi_snapshot_sees(batch, behind->xip[i]))
 			add_late(cursor, behind->xip[i], &size);
 
+	few = cursor->behind.next_xid - behind->xmax <= FEW_XIDS;
 	for (xid = behind->xmax; xid < cursor->behind.next_xid; xid++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		xid = next_writer(xid, cursor->behind.next_xid);
+		if (!few)
+			xid = next_writer(xid, cursor->behind.next_xid);
 		if (xid < cursor->behind.next_xid && oi_snapshot_sees(batch, xid))
 			add_late(cursor, xid, &size);
 	}

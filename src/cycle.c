@@ -5,9 +5,14 @@
  *
  * A cycle is, under the subscription's lock (sublock.c): read events (drain.c),
  * hand them to the sink (sink_loader.c), judge what it said (judge.c), record
- * what became of them and where the cursor is, in one transaction.  A crash
- * before the record leaves one delivery that is not recorded: it is made again
- * under the same event ids, unless the sink finds those at the receiver.
+ * what became of them and where the cursor is, in one transaction.  That commits
+ * asynchronously, and is durable before anything else goes out and before the
+ * worker rests.  So a crash leaves one delivery at most that is not recorded: it is
+ * made again under the same event ids, unless the sink finds those at the receiver.
+ *
+ * Where events come faster than one in a millisecond, and the worker keeps up with
+ * them, it reads the log only every few milliseconds.  Otherwise it would take the
+ * processor from those who write them, for batches of next to nothing.
  *
  * An error of the sink is the sink's: see breaker.c for what is done about it.
  *
@@ -15,6 +20,7 @@
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
 #include "clock.h"
 #include "common/pg_prng.h"
 #include "cycle.h"
@@ -33,6 +39,9 @@
 
 /* ms that the worker stays away when a delivery was broken off for somebody */
 #define YIELD 200
+
+/* ms from one look at a busy log to the next */
+#define PAUSE 10
 
 /*
  * A cursor that only passed over rows is recorded when it passed over so
@@ -75,6 +84,16 @@ pass_over(const OiBatch *batch)
 }
 
 /*
+ * Up to where WAL has to be durable before anything goes out.
+ */
+static XLogRecPtr
+lsn_needed(void)
+{
+	return oi_worker.batch == NULL ? oi_worker.cursor.lsn :
+		Max(oi_worker.batch->lsn, oi_worker.cursor.lsn);
+}
+
+/*
  * Read the next batch, or the next part of it.  False: there is nothing to
  * do, as of a moment that came after the request for a wake-up; so whoever
  * commits events after it will set our latch.
@@ -83,6 +102,7 @@ static bool
 fetch_batch(void)
 {
 	bool		opens = oi_worker.cursor.batch.snapshot == NULL;
+	TimestampTz before = oi_worker.read_at;
 	bool		old;
 	OiBatch    *batch;
 
@@ -92,12 +112,16 @@ fetch_batch(void)
 
 	/* before the snapshot is taken, or a commit after it would be missed */
 	oi_slot_sleep(true);
+	oi_worker.read_at = GetCurrentTimestamp();
 	batch = oi_drain_read(oi_worker.sub, &oi_worker.cursor);
 	if (batch == NULL)
 	{
 		oi_worker_load();
 		return true;
 	}
+
+	oi_worker.busy = batch->exhausted && batch->n > 1 &&
+		!TimestampDifferenceExceeds(before, oi_worker.read_at, batch->n);
 
 	/* the end of an older incarnation of the log is not that of the log */
 	old = oi_moment_is_end(&oi_worker.cursor.batch);
@@ -293,12 +317,14 @@ deliver(OiBatch *batch)
 
 /*
  * Is it time for what failed before?  It takes turns with the log, so that
- * neither keeps the other waiting.
+ * neither keeps the other waiting.  The record of what went out last has to be
+ * durable.
  */
 static bool
 is_turn_of_failed(void)
 {
-	if (oi_worker.held.next_due > oi_now() || oi_worker.log_next)
+	if (oi_worker.held.next_due > oi_now() || oi_worker.log_next ||
+		!oi_flush(oi_worker.cursor.lsn))
 	{
 		oi_worker.log_next = false;
 		return false;
@@ -308,7 +334,21 @@ is_turn_of_failed(void)
 }
 
 /*
- * Do the next thing, if there is one.
+ * Deliver what was read.  It has to be durable, and so has the record of what went
+ * out before.
+ */
+static void
+deliver_batch(void)
+{
+	OI_FAULT_POINT("drain:durable");
+	deliver(oi_worker.batch);
+	if (oi_worker.batch != NULL && oi_worker.batch->n == 0)
+		oi_worker.batch = NULL;
+}
+
+/*
+ * Do the next thing, if there is one.  What was read is delivered at once, unless
+ * standbys do not have it yet: then the lock must be let go of meanwhile.
  */
 static bool
 work(void)
@@ -326,15 +366,16 @@ work(void)
 		return true;
 	}
 	if (oi_worker.batch == NULL)
-		return fetch_batch() || oi_worker.held.next_due <= oi_now();
-	if (!oi_drain_current(oi_worker.sub, &oi_worker.cursor))
+	{
+		if (!fetch_batch())
+			return oi_worker.held.next_due <= oi_now();
+		if (oi_worker.batch != NULL && oi_flush(lsn_needed()))
+			deliver_batch();
+	}
+	else if (!oi_drain_current(oi_worker.sub, &oi_worker.cursor))
 		oi_worker_load();
 	else
-	{
-		deliver(oi_worker.batch);
-		if (oi_worker.batch != NULL && oi_worker.batch->n == 0)
-			oi_worker.batch = NULL;
-	}
+		deliver_batch();
 	return true;
 }
 
@@ -348,7 +389,8 @@ is_backing_off(void)
 }
 
 /*
- * Sleep until something is to be done, for all that the worker knows.
+ * Sleep until something is to be done, for all that the worker knows.  What it
+ * has recorded is durable by then.
  */
 static void
 sleep_until_due(void)
@@ -356,6 +398,7 @@ sleep_until_due(void)
 	TimestampTz until = oi_worker.held.next_due;
 	int64		left = oi_poll_interval;
 
+	XLogFlush(oi_worker.cursor.lsn);
 	if (oi_worker.batch != NULL)
 		until = oi_worker.breaker.probe_at;
 	else if (oi_worker.breaker.open)
@@ -364,6 +407,25 @@ sleep_until_due(void)
 		left = Min(left, (until - oi_now() + 999) / 1000);
 	oi_worker_rest(oi_worker.breaker.open || oi_worker.breaker.in_a_row > 0 ?
 				   OI_WORKER_RETRYING : OI_WORKER_IDLE, (long) Max(1, left));
+}
+
+/*
+ * Where events come fast, leave the log alone for a moment.  False: it is time to
+ * go on.
+ */
+static bool
+pause_reading(void)
+{
+	long		left;
+
+	if (!oi_worker.busy || oi_worker.batch != NULL)
+		return false;
+	oi_worker.busy = false;
+	left = PAUSE - TimestampDifferenceMilliseconds(oi_worker.read_at, GetCurrentTimestamp());
+	if (left <= 0)
+		return false;
+	oi_worker_rest(OI_WORKER_DELIVERING, left);
+	return true;
 }
 
 /*
@@ -382,11 +444,12 @@ oi_cycle(void)
 		sleep_until_due();
 		return;
 	}
-	if (oi_worker.batch != NULL)
+	if (!changed && pause_reading())
+		return;
+	if (oi_worker.batch != NULL || oi_worker.held.next_due <= oi_now())
 	{
 		oi_slot_set_state(OI_WORKER_DELIVERING);
-		oi_make_durable(oi_worker.batch->lsn);
-		OI_FAULT_POINT("drain:durable");
+		oi_make_durable(lsn_needed());
 	}
 
 	oi_sublock_hold(oi_worker.sub->relid, oi_worker.id);

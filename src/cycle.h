@@ -27,6 +27,8 @@ typedef struct OiWorker
 	OiBatch    *batch;			/* of the log; NULL: none */
 	MemoryContext batch_context;
 	MemoryContext cycle_context;	/* of what failed before, and of outcomes */
+	TimestampTz read_at;		/* when the log was read last */
+	bool		busy;			/* events come fast, and we keep up */
 	bool		log_next;		/* what failed before had its turn */
 	bool		reloaded;		/* settings were read again: is it still
 								 * armed? */

@@ -427,6 +427,8 @@ update_cursor(const OiSubscription *sub, OiCursor *cursor, const OiTally *tally)
  * Record where the cursor is and what became of the events of a batch (NULL:
  * none), all in one transaction.  Those of known fate leave the batch.  False:
  * nothing was recorded, since what the worker knows is no longer so.
+ *
+ * The commit is asynchronous.  What comes next waits for it: see cycle.c.
  */
 bool
 oi_drain_record(const OiSubscription *sub, OiCursor *cursor, const OiTally *tally,
@@ -443,6 +445,8 @@ oi_drain_record(const OiSubscription *sub, OiCursor *cursor, const OiTally *tall
 		if (there && batch != NULL)
 			oi_parking_record(sub, batch, held);
 		oi_owner_end(&was, context);
+		if (there)
+			cursor->lsn = XactLastCommitEnd;
 		cursor->passed = 0;
 		cursor->recorded_at = GetCurrentTimestamp();
 	}

@@ -52,6 +52,7 @@ typedef struct OiCursor
 	/* the version of the row that says so */
 	ItemPointerData tid;
 	TransactionId xmin;
+	XLogRecPtr	lsn;			/* the end of what wrote it, if we did */
 
 	/* not recorded */
 	int64		end;			/* no row that batch sees has a higher

@@ -46,14 +46,15 @@ oi_wal_end(void)
 
 /*
  * Have the synchronous standbys the WAL up to a place?  True also where
- * there are none.
+ * there are none.  Whether commits of this session wait for them does not matter:
+ * those of the worker do not.
  */
 static bool
 standbys_have(XLogRecPtr lsn)
 {
 	bool		have;
 
-	if (!SyncRepRequested() || SyncRepStandbyNames == NULL || SyncRepStandbyNames[0] == '\0')
+	if (max_wal_senders == 0 || SyncRepStandbyNames == NULL || SyncRepStandbyNames[0] == '\0')
 		return true;
 
 	LWLockAcquire(SyncRepLock, LW_SHARED);
@@ -61,6 +62,17 @@ standbys_have(XLogRecPtr lsn)
 	LWLockRelease(SyncRepLock);
 
 	return have;
+}
+
+/*
+ * Make WAL durable up to a place, without waiting for anybody.  False: the
+ * synchronous standbys do not have it yet.
+ */
+bool
+oi_flush(XLogRecPtr lsn)
+{
+	XLogFlush(lsn);
+	return standbys_have(lsn);
 }
 
 /*
@@ -76,9 +88,7 @@ oi_make_durable(XLogRecPtr lsn)
 {
 	int			wait = STANDBY_WAIT_FIRST;
 
-	XLogFlush(lsn);
-
-	while (!standbys_have(lsn))
+	while (!oi_flush(lsn))
 	{
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 wait, WAIT_EVENT_SYNC_REP);

@@ -11,6 +11,7 @@
 #include "access/xlogdefs.h"
 
 extern XLogRecPtr oi_wal_end(void);
+extern bool oi_flush(XLogRecPtr lsn);
 extern void oi_make_durable(XLogRecPtr lsn);
 
 #endif							/* OI_DURABLE_H */

@@ -59,7 +59,8 @@ stop_sink(int code, Datum arg)
 
 /*
  * Whatever the owner's role or the database has set for sessions, the worker
- * needs these.  The plans of its queries must not depend on statistics.
+ * needs these.  The plans of its queries must not depend on statistics.  Its commits
+ * are flushed where that matters (cycle.c).
  */
 static void
 set_session(void)
@@ -84,7 +85,7 @@ set_session(void)
 		{"row_security", "on"},
 		{"search_path", "pg_catalog, pg_temp"},
 		{"statement_timeout", "0"},
-		{"synchronous_commit", "on"},
+		{"synchronous_commit", "off"},
 	};
 
 	for (size_t i = 0; i < lengthof(settings); i++)
