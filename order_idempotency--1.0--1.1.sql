@@ -218,7 +218,8 @@ REVOKE ALL ON FUNCTION resume_subscription, alter_subscription, pause_subscripti
 COMMENT ON FUNCTION resume_subscription IS
 'Has a subscription go on: one that is paused; one that is disarmed, as it is in a copy of a database and where
 order_idempotency.environment is another one (from when that commits it publishes from this database, beginning with what it had not
-delivered when the copy was made); and one whose receiver was taken for down, which is tried at once.
+delivered when the copy was made); and one whose receiver was taken for down, which is tried at once. One whose owner was
+dropped is taken over by the superuser who calls this.
 Errors: 42704 no such subscription; 42501 it is another role''s; 22004 the name is null; 55000 it was restored into a database
 that was in use; 25006 read-only transaction or standby.';
 COMMENT ON FUNCTION alter_subscription IS

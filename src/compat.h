@@ -13,6 +13,7 @@
 #include "access/genam.h"
 #include "access/tableam.h"
 #include "access/tupdesc.h"
+#include "catalog/pg_database.h"
 #include "catalog/pg_foreign_server.h"
 #include "commands/trigger.h"
 #include "common/jsonapi.h"
@@ -81,6 +82,17 @@ oi_compat_server_aclcheck(Oid server, Oid role, AclMode mode)
 	return object_aclcheck(ForeignServerRelationId, server, role, mode);
 #else
 	return pg_foreign_server_aclcheck(server, role, mode);
+#endif
+}
+
+/* Does a database belong to a role? */
+static inline bool
+oi_compat_owns_database(Oid dboid, Oid role)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_ownercheck(DatabaseRelationId, dboid, role);
+#else
+	return pg_database_ownercheck(dboid, role);
 #endif
 }
 

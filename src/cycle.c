@@ -435,7 +435,8 @@ pause_reading(void)
 void
 oi_cycle(void)
 {
-	bool		changed = oi_slot_take_recheck() || oi_worker.reloaded;
+	bool		reloaded = oi_worker.reloaded;
+	bool		changed = oi_slot_take_recheck() || reloaded;
 	bool		busy = true;
 
 	MemoryContextReset(oi_worker.cycle_context);
@@ -453,10 +454,11 @@ oi_cycle(void)
 	}
 
 	oi_sublock_hold(oi_worker.sub->relid, oi_worker.id);
-	if ((oi_worker.reloaded && !oi_drain_armed(oi_worker.sub)) ||
+	if (reloaded)
+		oi_worker.reloaded = false;
+	if ((reloaded && !oi_drain_armed(oi_worker.sub)) ||
 		(changed && !oi_drain_current(oi_worker.sub, &oi_worker.cursor)))
 		oi_worker_load();
-	oi_worker.reloaded = false;
 	if (!is_backing_off())
 		busy = work();
 	oi_sublock_let_go();

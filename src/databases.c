@@ -16,6 +16,7 @@
 #include "databases.h"
 #include "miscadmin.h"
 #include "shmem.h"
+#include "storage/lock.h"
 #include "utils/snapmgr.h"
 
 /* pg_database.datconnlimit of a database whose creation or drop was cut short */
@@ -56,6 +57,41 @@ oi_databases(bool all, MemoryContext context)
 	CommitTransactionCommand();
 
 	return oids;
+}
+
+/*
+ * Can a database be locked as a connection to it would?
+ */
+static bool
+is_lockable(Oid dboid)
+{
+	LOCKTAG		tag;
+	bool		result;
+
+	SET_LOCKTAG_OBJECT(tag, InvalidOid, DatabaseRelationId, dboid, 0);
+	StartTransactionCommand();
+	result = LockAcquire(&tag, RowExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
+	CommitTransactionCommand();
+
+	return result;
+}
+
+/*
+ * Can our processes connect to a database now?
+ */
+OiAccess
+oi_database_access(Oid dboid)
+{
+	MemoryContext context = CurrentMemoryContext;
+	bool		locked = !is_lockable(dboid);
+	List	   *databases = oi_databases(false, context);
+	bool		there = list_member_oid(databases, dboid);
+
+	list_free(databases);
+	MemoryContextSwitchTo(context);
+	if (!there)
+		return OI_ACCESS_NONE;
+	return locked ? OI_ACCESS_LOCKED : OI_ACCESS_OPEN;
 }
 
 /*

@@ -26,8 +26,7 @@
 #include "postgres.h"
 
 #include "backoff.h"
-#include "catalog/objectaccess.h"
-#include "catalog/pg_database.h"
+#include "database_commands.h"
 #include "databases.h"
 #include "guc.h"
 #include "launcher.h"
@@ -53,6 +52,9 @@
 /* ms until another try where the server has no process for a worker */
 #define NO_PROCESS_INTERVAL 5000
 
+/* ms until another look at a database that is locked against connections */
+#define LOCKED_INTERVAL 500
+
 /* s until the server starts the launcher again */
 #define LAUNCHER_RESTART 5
 
@@ -67,22 +69,6 @@ typedef struct Launcher
 	TimestampTz next_scan;		/* when all join it */
 	bool		no_process;		/* the last start failed */
 } Launcher;
-
-static object_access_hook_type prev_object_access_hook = NULL;
-
-/*
- * Hook: a database is about to be dropped, by somebody who may.
- */
-static void
-end_workers_of_dropped(ObjectAccessType access, Oid classId, Oid objectId,
-					   int subId, void *arg)
-{
-	if (prev_object_access_hook)
-		prev_object_access_hook(access, classId, objectId, subId, arg);
-
-	if (access == OAT_DROP && classId == DatabaseRelationId)
-		oi_shmem_end_workers(objectId);
-}
 
 /*
  * What all our processes have in common.
@@ -112,8 +98,7 @@ oi_launcher_register(void)
 		IsBinaryUpgrade || oi_max_subscriptions == 0)
 		return;
 
-	prev_object_access_hook = object_access_hook;
-	object_access_hook = end_workers_of_dropped;
+	oi_database_commands_init();
 
 	describe_worker(&worker, "launcher", "oi_launcher_main");
 	worker.bgw_restart_time = LAUNCHER_RESTART;
@@ -227,20 +212,25 @@ start_process(Launcher *launcher, BackgroundWorker *worker,
 }
 
 /*
- * Take databases from the head of the queue that cannot be visited.
+ * Take databases from the head of the queue that cannot be visited, or cannot
+ * be now.
  */
 static void
 drop_unreachable(Launcher *launcher)
 {
-	List	   *databases = oi_databases(false, CurrentMemoryContext);
-
-	while (launcher->queue != NIL &&
-		   !list_member_oid(databases, linitial_oid(launcher->queue)))
+	while (launcher->queue != NIL)
 	{
-		oi_visit_forget(linitial_oid(launcher->queue), false);
+		Oid			dboid = linitial_oid(launcher->queue);
+		OiAccess	access = oi_database_access(dboid);
+
+		if (access == OI_ACCESS_OPEN)
+			return;
+		oi_visit_forget(dboid, false);
+		if (access == OI_ACCESS_LOCKED)
+			oi_visit_lower_due(dboid, TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+																  LOCKED_INTERVAL));
 		launcher->queue = list_delete_first(launcher->queue);
 	}
-	list_free(databases);
 }
 
 /*
@@ -307,28 +297,55 @@ plan_next_start(OiSlot *slot, TimestampTz now)
  * to the time until it may.
  */
 static bool
-may_start(int index, OiWorkerArgs *args, long *wait)
+is_due(int index, OiWorkerArgs *args, long *wait)
 {
 	OiSlot	   *slot = &oi_shared->slots[index];
 	TimestampTz now = GetCurrentTimestamp();
 	bool		needed;
 
-	LWLockAcquire(oi_shared->lock, LW_EXCLUSIVE);
+	LWLockAcquire(oi_shared->lock, LW_SHARED);
 	needed = OidIsValid(slot->dboid) && slot->pid == 0;
 	if (needed && slot->start_after > now)
 	{
 		*wait = Min(*wait, TimestampDifferenceMilliseconds(now, slot->start_after));
 		needed = false;
 	}
-	if (needed)
-	{
-		args->dboid = slot->dboid;
-		args->subscription = slot->subscription;
-		plan_next_start(slot, now);
-	}
+	args->dboid = slot->dboid;
+	args->subscription = slot->subscription;
 	LWLockRelease(oi_shared->lock);
 
 	return needed;
+}
+
+/*
+ * The same, and can its worker connect?  Where a database takes no connections
+ * at all its slots are freed, until a visit is possible again.
+ */
+static bool
+may_start(int index, OiWorkerArgs *args, long *wait)
+{
+	OiSlot	   *slot = &oi_shared->slots[index];
+	OiAccess	access;
+	bool		same;
+
+	if (!is_due(index, args, wait))
+		return false;
+	access = oi_database_access(args->dboid);
+	if (access == OI_ACCESS_LOCKED)
+		*wait = Min(*wait, LOCKED_INTERVAL);
+	if (access == OI_ACCESS_NONE)
+		oi_shmem_sync_database(args->dboid, NULL, 0);
+	if (access != OI_ACCESS_OPEN)
+		return false;
+
+	LWLockAcquire(oi_shared->lock, LW_EXCLUSIVE);
+	same = slot->dboid == args->dboid && slot->subscription == args->subscription &&
+		slot->pid == 0;
+	if (same)
+		plan_next_start(slot, GetCurrentTimestamp());
+	LWLockRelease(oi_shared->lock);
+
+	return same;
 }
 
 /*
@@ -359,7 +376,7 @@ note_end(int index)
 	bool		silent;
 
 	LWLockAcquire(oi_shared->lock, LW_EXCLUSIVE);
-	silent = OidIsValid(slot->dboid) && slot->error_at < slot->started_at;
+	silent = OidIsValid(slot->dboid) && slot->error_at < slot->started_at && !slot->made_room;
 	if (OidIsValid(slot->dboid) && slot->pid == 0)
 		slot->state = OI_WORKER_STOPPED;
 	LWLockRelease(oi_shared->lock);

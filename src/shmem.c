@@ -175,8 +175,8 @@ oi_shmem_recheck_database(Oid dboid)
 }
 
 /*
- * End the workers and the visit of a database that is being dropped, since it
- * cannot be while somebody is connected to it.
+ * End the workers and the visit of a database that somebody wants for himself.
+ * It is no fault of theirs: others are started as soon as they can connect.
  */
 void
 oi_shmem_end_workers(Oid dboid)
@@ -184,16 +184,22 @@ oi_shmem_end_workers(Oid dboid)
 	if (oi_shared == NULL)
 		return;
 
-	LWLockAcquire(oi_shared->lock, LW_SHARED);
+	LWLockAcquire(oi_shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < oi_shared->nslots; i++)
 	{
 		OiSlot	   *slot = &oi_shared->slots[i];
 
-		if (slot->dboid == dboid && slot->pid != 0)
+		if (slot->dboid != dboid)
+			continue;
+		slot->failures = 0;
+		slot->start_after = 0;
+		if (slot->pid != 0)
+		{
+			slot->made_room = true;
 			kill(slot->pid, SIGTERM);
+		}
 	}
-	if (oi_shared->visit.dboid == dboid)
-		kill(oi_shared->visit.pid, SIGTERM);
+	oi_visit_make_room(dboid);
 	LWLockRelease(oi_shared->lock);
 }
 

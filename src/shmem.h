@@ -49,6 +49,7 @@ typedef struct OiSlot
 	int			pgprocno;		/* valid while pid is not 0 */
 	OiWorkerState state;
 	int			failures;		/* of its workers, in a row */
+	bool		made_room;		/* its worker was ended for a command */
 	TimestampTz started_at;
 	TimestampTz start_after;	/* do not start a worker earlier */
 	TimestampTz error_at;
@@ -139,6 +140,7 @@ extern int	oi_visit_collect(Oid visiting, Oid *dboids, long *wait);
 extern void oi_visit_plan(Oid dboid);
 extern void oi_visit_set_waiting(bool others_wait);
 extern void oi_visit_forget(Oid dboid, bool gone);
+extern void oi_visit_make_room(Oid dboid);
 extern int	oi_visit_known(Oid *dboids);
 extern void oi_visit_attach(Oid dboid);
 extern bool oi_visit_take(TimestampTz *floor, TimestampTz *look_below);
@@ -155,6 +157,7 @@ extern void oi_slot_sleep(bool sleeping);
 extern bool oi_slot_sleeps(void);
 extern bool oi_slot_take_recheck(void);
 extern bool oi_slot_take_cancel(void);
+extern bool oi_slot_cancel_stands(void);
 extern void oi_slot_set_in_flight(int n);
 
 #endif							/* OI_SHMEM_H */

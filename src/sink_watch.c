@@ -7,7 +7,9 @@
  *
  * A callback that goes on behind its deadline is canceled, as a query would be:
  * an ERROR at its next CHECK_FOR_INTERRUPTS().  If it takes no notice of that
- * either, the process is terminated there.
+ * either, the process is terminated there.  So it is, by the third tick, where
+ * somebody else sent the cancel, because he waits for the delivery to end
+ * (sublock.c), and the callback went on as if nothing had happened.
  *
  * One that does not come to any CHECK_FOR_INTERRUPTS(), although somebody waits
  * for this process, would hold up the shutdown of the server, or CREATE and
@@ -30,6 +32,7 @@
 
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
+#include "shmem.h"
 #include "sink_watch.h"
 #include "storage/ipc.h"
 #include "storage/procsignal.h"
@@ -51,6 +54,7 @@ static TimeoutId ticker = MAX_TIMEOUTS;
 static TimestampTz end;
 static uint32 holdoff;
 static volatile sig_atomic_t unheard;
+static volatile sig_atomic_t unheeded;
 static volatile sig_atomic_t overdue;
 
 /*
@@ -72,6 +76,9 @@ tick(void)
 	TimestampTz now = GetCurrentTimestamp();
 
 	unheard = is_waited_for() ? unheard + 1 : 0;
+	unheeded = oi_slot_cancel_stands() ? unheeded + 1 : 0;
+	if (unheeded >= UNHEARD_TICKS)
+		ProcDiePending = InterruptPending = true;
 	if (now >= end)
 	{
 		overdue = true;
@@ -95,7 +102,7 @@ oi_watch_start(TimestampTz deadline)
 		ticker = RegisterTimeout(USER_TIMEOUT, tick);
 	end = TimestampTzPlusMilliseconds(deadline, GRACE);
 	holdoff = InterruptHoldoffCount;
-	unheard = 0;
+	unheard = unheeded = 0;
 	overdue = false;
 	enable_timeout_every(ticker, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), TICK), TICK);
 }

@@ -79,6 +79,7 @@ oi_slot_attach(int index, Oid dboid, int32 subscription, Oid *owner)
 		slot->pgprocno = oi_compat_proc_number();
 		slot->state = OI_WORKER_STARTING;
 		slot->in_flight = 0;
+		slot->made_room = false;
 		slot->started_at = GetCurrentTimestamp();
 		pg_atomic_write_u32(&slot->canceled, 0);	/* one before was told so */
 		*owner = slot->owner;
@@ -193,6 +194,16 @@ oi_slot_take_cancel(void)
 }
 
 /*
+ * Was it, and has it not come to its end since?  May be asked in a signal
+ * handler.
+ */
+bool
+oi_slot_cancel_stands(void)
+{
+	return my_slot != NULL && pg_atomic_read_u32(&my_slot->canceled) != 0;
+}
+
+/*
  * Show how many events the sink has.
  */
 void
@@ -232,6 +243,7 @@ fill_slot(OiSlot *slot, Oid dboid, const OiFound *found)
 	slot->pid = 0;
 	slot->state = OI_WORKER_STOPPED;
 	slot->failures = 0;
+	slot->made_room = false;
 	slot->start_after = 0;
 	slot->error_at = 0;
 	slot->error[0] = '\0';

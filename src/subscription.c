@@ -118,8 +118,20 @@ find_by_name(OiTable *table, const char *name)
 }
 
 /*
- * The subscriptions of this database that are armed and not paused, for those
- * who start their workers.  With the SQL objects of 1.0 all are.
+ * Was the owner of a subscription dropped?
+ */
+bool
+oi_subscription_is_orphan(TupleTableSlot *row)
+{
+	bool		isnull;
+
+	return !SearchSysCacheExists1(AUTHOID, slot_getattr(row, SUB_OWNER, &isnull));
+}
+
+/*
+ * The subscriptions of this database that are armed and not paused, and have an
+ * owner, for those who start their workers.  With the SQL objects of 1.0 all are
+ * armed.
  */
 OiFound *
 oi_subscriptions_found(int *n)
@@ -140,6 +152,8 @@ oi_subscriptions_found(int *n)
 		bool		isnull;
 
 		if (!old && (!slot_attisnull(slot, SUB_PAUSED_AT) || !oi_is_armed(slot, &here)))
+			continue;
+		if (oi_subscription_is_orphan(slot))
 			continue;
 		if (*n == size)
 			found = repalloc(found, sizeof(OiFound) * (size *= 2));

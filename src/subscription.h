@@ -67,6 +67,7 @@ enum
 
 /* in subscription.c */
 extern OiFound *oi_subscriptions_found(int *n);
+extern bool oi_subscription_is_orphan(TupleTableSlot *row);
 extern int32 oi_subscription_open(OiTable *table, const char *name);
 extern void oi_subscription_note_change(void);
 extern char *oi_required_text(FunctionCallInfo fcinfo, int number, const char *what);

@@ -164,7 +164,8 @@ oi_pause_subscription(PG_FUNCTION_ARGS)
 }
 
 /*
- * resume_subscription(name text)
+ * resume_subscription(name text).  Where the owner was dropped, which leaves
+ * superusers, the caller becomes the owner.
  */
 Datum
 oi_resume_subscription(PG_FUNCTION_ARGS)
@@ -172,6 +173,7 @@ oi_resume_subscription(PG_FUNCTION_ARGS)
 	char	   *name = oi_required_text(fcinfo, 0, "subscription name");
 	OiTable		table;
 	OiArming	here;
+	bool		orphan;
 	int32		id;
 
 	oi_xact_check_writable("resume_subscription()");
@@ -179,10 +181,13 @@ oi_resume_subscription(PG_FUNCTION_ARGS)
 	oi_arming_here(&here);
 	if (oi_is_foreign(table.row, &here))
 		check_foreign_cursor(name, id);
-	if (!oi_is_armed(table.row, &here) || !slot_attisnull(table.row, SUB_PAUSED_AT))
+	orphan = oi_subscription_is_orphan(table.row);
+	if (orphan || !oi_is_armed(table.row, &here) || !slot_attisnull(table.row, SUB_PAUSED_AT))
 	{
 		TupleTableSlot *slot = copy_row(&table, SUB_COLUMNS);
 
+		if (orphan)
+			set_column(slot, SUB_OWNER, ObjectIdGetDatum(GetUserId()));
 		oi_arm(slot->tts_values, slot->tts_isnull, &here);
 		slot->tts_isnull[SUB_PAUSED_AT - 1] = true;
 		store(&table, slot);

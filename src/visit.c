@@ -16,6 +16,8 @@
  */
 #include "postgres.h"
 
+#include <signal.h>
+
 #include "backoff.h"
 #include "compat.h"
 #include "miscadmin.h"
@@ -252,6 +254,24 @@ oi_visit_forget(Oid dboid, bool gone)
 			place->dboid = InvalidOid;
 	}
 	LWLockRelease(oi_shared->lock);
+}
+
+/*
+ * End the visit of a database that somebody wants for himself.  There is another
+ * one as soon as it can connect.  The lock is held.
+ */
+void
+oi_visit_make_room(Oid dboid)
+{
+	OiDue	   *place = find_place(dboid);
+
+	if (place != NULL)
+	{
+		place->failures = 0;
+		place->start_after = 0;
+	}
+	if (oi_shared->visit.dboid == dboid)
+		kill(oi_shared->visit.pid, SIGTERM);
 }
 
 /*

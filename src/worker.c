@@ -48,6 +48,15 @@ note_change(Datum arg, int cacheid, uint32 hashvalue)
 }
 
 /*
+ * Syscache callback: a role changed, or was dropped.  It may be the owner.
+ */
+static void
+note_role_change(Datum arg, int cacheid, uint32 hashvalue)
+{
+	oi_worker.reloaded = true;
+}
+
+/*
  * before_shmem_exit callback: a library's threads must have ended before
  * the process does.
  */
@@ -127,7 +136,7 @@ oi_worker_load(void)
 	if (!oi_drain_armed(oi_worker.sub))
 	{
 		ereport(LOG,
-				(errmsg("subscription \"%s\" is paused or disarmed", oi_worker.sub->name),
+				(errmsg("subscription \"%s\" is paused, disarmed, or without an owner", oi_worker.sub->name),
 				 errhint("View order_idempotency.subscription_status says why.")));
 		finish();
 	}
@@ -147,7 +156,9 @@ oi_worker_load(void)
 static void
 handle_interrupts(void)
 {
-	QueryCancelPending = false; /* came too late for a delivery */
+	/* a cancel came too late for a delivery: nothing is under way here */
+	QueryCancelPending = false;
+	(void) oi_slot_take_cancel();
 	CHECK_FOR_INTERRUPTS();
 	if (ConfigReloadPending)
 	{
@@ -199,6 +210,7 @@ start(int index, const OiWorkerArgs *args)
 	CacheRegisterSyscacheCallback(FOREIGNDATAWRAPPEROID, note_change, (Datum) 0);
 	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, note_change, (Datum) 0);
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, note_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHOID, note_role_change, (Datum) 0);
 
 	oi_worker.id = args->subscription;
 	oi_worker.sub_context = make_context("order_idempotency subscription", ALLOCSET_DEFAULT_MINSIZE);
