@@ -61,7 +61,10 @@ COMMENT ON COLUMN subscriptions.options IS 'as create_subscription was given the
 
 ALTER TABLE subscription_cursors
 	ADD COLUMN retried bigint NOT NULL DEFAULT 0,
-	ADD COLUMN behind_all_above boolean NOT NULL DEFAULT false;
+	ADD COLUMN behind_all_above boolean NOT NULL DEFAULT false,
+	ADD COLUMN turn bigint NOT NULL DEFAULT 0,
+	DROP CONSTRAINT subscription_cursors_pkey,
+	ADD PRIMARY KEY (subscription, turn);
 -- a new version of each row: the workers look at everything anew
 UPDATE subscription_cursors SET retried = 0;
 
@@ -112,6 +115,8 @@ COMMENT ON FUNCTION subscription_activity IS
 COMMENT ON COLUMN subscriptions.paused_at IS 'when pause_subscription was called; null: it is not paused';
 COMMENT ON COLUMN subscription_cursors.retried IS 'how many times a delivery of an event failed and was put off';
 COMMENT ON COLUMN subscription_cursors.behind_all_above IS 'true after a seek: no event above behind_position is behind, whoever wrote it';
+COMMENT ON COLUMN subscription_cursors.turn IS
+'goes down by one now and then, so that the index has the newest versions of a row first';
 COMMENT ON TABLE failed_events IS
 'events that a subscription could not deliver, and those of the same keys behind them; views parked_events and dead_letters show them';
 COMMENT ON COLUMN failed_events.subscription IS 'the number of the subscription';
@@ -271,7 +276,8 @@ CREATE OR REPLACE VIEW subscription_status AS
 			   AS lag_seconds,
 		   LEAST(l.oldest, f.oldest) AS oldest_waiting, c.retried, f.parked, f.dead
 	FROM subscriptions s
-		JOIN subscription_cursors c ON c.subscription = s.id
+		CROSS JOIN LATERAL (SELECT n.* FROM subscription_cursors n WHERE n.subscription = s.id
+							ORDER BY n.turn LIMIT 1) c
 		LEFT JOIN subscription_workers() w ON w.subscription = s.id
 		-- as OI_INCARNATION of src/incarnation.h
 		CROSS JOIN LATERAL (SELECT c.behind_position >> 44 AS incarnation) i

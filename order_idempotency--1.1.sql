@@ -472,7 +472,7 @@ CREATE TABLE subscriptions (
 -- Where each subscription stands; the columns are explained in src/README,
 -- "The cursor".
 CREATE TABLE subscription_cursors (
-	subscription int NOT NULL PRIMARY KEY,
+	subscription int NOT NULL,
 	behind pg_snapshot NOT NULL,
 	behind_position bigint NOT NULL,
 	behind_next_xid xid8 NOT NULL,
@@ -483,7 +483,9 @@ CREATE TABLE subscription_cursors (
 	delivered bigint NOT NULL,
 	delivered_at timestamptz,
 	retried bigint NOT NULL DEFAULT 0,
-	behind_all_above boolean NOT NULL DEFAULT false
+	behind_all_above boolean NOT NULL DEFAULT false,
+	turn bigint NOT NULL DEFAULT 0,
+	PRIMARY KEY (subscription, turn)
 ) WITH (fillfactor = 50);
 
 -- Events that a subscription could not deliver, and those of the same keys behind
@@ -589,7 +591,8 @@ CREATE VIEW subscription_status AS
 			   AS lag_seconds,
 		   LEAST(l.oldest, f.oldest) AS oldest_waiting, c.retried, f.parked, f.dead
 	FROM subscriptions s
-		JOIN subscription_cursors c ON c.subscription = s.id
+		CROSS JOIN LATERAL (SELECT n.* FROM subscription_cursors n WHERE n.subscription = s.id
+							ORDER BY n.turn LIMIT 1) c
 		LEFT JOIN subscription_workers() w ON w.subscription = s.id
 		-- as OI_INCARNATION of src/incarnation.h
 		CROSS JOIN LATERAL (SELECT c.behind_position >> 44 AS incarnation) i
@@ -1225,6 +1228,8 @@ COMMENT ON COLUMN subscription_cursors.delivered_at IS 'when the last one was; n
 COMMENT ON COLUMN subscriptions.paused_at IS 'when pause_subscription was called; null: it is not paused';
 COMMENT ON COLUMN subscription_cursors.retried IS 'how many times a delivery of an event failed and was put off';
 COMMENT ON COLUMN subscription_cursors.behind_all_above IS 'true after a seek: no event above behind_position is behind, whoever wrote it';
+COMMENT ON COLUMN subscription_cursors.turn IS
+'goes down by one now and then, so that the index has the newest versions of a row first';
 COMMENT ON TABLE failed_events IS
 'events that a subscription could not deliver, and those of the same keys behind them; views parked_events and dead_letters show them';
 COMMENT ON COLUMN failed_events.subscription IS 'the number of the subscription';

@@ -6,11 +6,8 @@
  * A batch is what one moment sees ("batch") and an earlier one does not
  * ("behind"), in the order of positions.  It has two parts.
  *
- * Late rows have a position up to behind's, in its incarnation of the log.
- * Their transactions are in
- * behind's list, or have an xid from its xmax up to its next_xid; those of
- * them that have rows are found once for a batch, and their rows are read by
- * the index on (xid, position).
+ * Late rows have a position up to behind's, in its incarnation of the log.  They
+ * are read by the index on (xid, position): see late.c.
  *
  * The rest have a higher position.  They are read by the index on
  * (position), and what behind saw of them, or batch does not see, is
@@ -26,26 +23,13 @@
 
 #include "batch.h"
 #include "catalog/pg_type.h"
-#include "incarnation.h"
 #include "miscadmin.h"
 #include "topic.h"
-#include "utils/array.h"
 #include "utils/xid8.h"
-
-/* transactions that are taken for late ones without a look whether they wrote */
-#define FEW_XIDS 64
 
 /* rows looked at in one transaction, at most; and in one fetch of them */
 #define SCAN_LIMIT 20000
 #define FETCH_SIZE 200
-
-/* the log's tables; each query adds its own conditions */
-#define LOG_COLUMNS "l.position, l.xid, " OI_EVENT_COLUMNS
-#define LOG_ROWS \
-	"(SELECT " LOG_COLUMNS " FROM order_idempotency.outbox_0 l" \
-	" UNION ALL SELECT " LOG_COLUMNS " FROM order_idempotency.outbox_1 l" \
-	" UNION ALL SELECT " LOG_COLUMNS " FROM order_idempotency.outbox_2 l" \
-	" UNION ALL SELECT " LOG_COLUMNS " FROM order_idempotency.outbox_3 l)"
 
 /* the reading of one batch */
 typedef struct Reader
@@ -55,78 +39,6 @@ typedef struct Reader
 	OiBatch    *batch;
 	MemoryContext context;		/* of the events */
 } Reader;
-
-/*
- * Add a transaction to the cursor's late ones, which have room for "size".
- */
-static void
-add_late(OiCursor *cursor, uint64 xid, int *size)
-{
-	if (cursor->nlate == *size)
-	{
-		*size *= 2;
-		cursor->late = repalloc(cursor->late, sizeof(uint64) * *size);
-	}
-	cursor->late[cursor->nlate++] = xid;
-}
-
-/*
- * The lowest xid in [from, to) that has rows in the log, or "to".
- */
-static uint64
-next_writer(uint64 from, uint64 to)
-{
-	static SPIPlanPtr plan = NULL;
-	Oid			types[] = {XID8OID, XID8OID};
-	Datum		values[2];
-	bool		isnull;
-
-	values[0] = FullTransactionIdGetDatum(FullTransactionIdFromU64(from));
-	values[1] = FullTransactionIdGetDatum(FullTransactionIdFromU64(to));
-	oi_drain_execute(oi_drain_plan(&plan,
-								   "SELECT o.xid FROM " LOG_ROWS " o"
-								   " WHERE o.xid OPERATOR(pg_catalog.>=) $1"
-								   " AND o.xid OPERATOR(pg_catalog.<) $2"
-								   " ORDER BY o.xid LIMIT 1", 2, types),
-					 values, NULL, true);
-	if (SPI_processed == 0)
-		return to;
-	return U64FromFullTransactionId(DatumGetFullTransactionId(SPI_getbinval(SPI_tuptable->vals[0],
-																			SPI_tuptable->tupdesc,
-																			1, &isnull)));
-}
-
-/*
- * Find the transactions that were open at "behind" and had ended at "batch".
- */
-static void
-find_late(OiCursor *cursor)
-{
-	const OiSnapshot *behind = cursor->behind.snapshot;
-	const OiSnapshot *batch = cursor->batch.snapshot;
-	int			size = behind->nxip + 8;
-	uint64		xid;
-	bool		few;
-
-	if (cursor->late != NULL)
-		pfree(cursor->late);
-	cursor->late = MemoryContextAlloc(cursor->context, sizeof(uint64) * size);
-	cursor->nlate = 0;
-
-	for (int i = 0; i < behind->nxip; i++)
-		if (oi_snapshot_sees(batch, behind->xip[i]))
-			add_late(cursor, behind->xip[i], &size);
-
-	few = cursor->behind.next_xid - behind->xmax <= FEW_XIDS;
-	for (xid = behind->xmax; xid < cursor->behind.next_xid; xid++)
-	{
-		CHECK_FOR_INTERRUPTS();
-		if (!few)
-			xid = next_writer(xid, cursor->behind.next_xid);
-		if (xid < cursor->behind.next_xid && oi_snapshot_sees(batch, xid))
-			add_late(cursor, xid, &size);
-	}
-}
 
 /*
  * An empty batch with room for so many events.
@@ -190,54 +102,6 @@ oi_batch_keep_open(OiBatch *batch)
 	}
 	batch->n = left;
 	batch->turn = 0;
-}
-
-/*
- * Read late rows behind the cursor's progress.  False: there may be more.
- */
-static bool
-read_late(Reader *reader)
-{
-	static SPIPlanPtr plan = NULL;
-	static const char *const query =
-	"SELECT e.* FROM pg_catalog.unnest($1) AS t(xid)"
-	" CROSS JOIN LATERAL (SELECT o.* FROM " LOG_ROWS " o"
-	" WHERE o.xid OPERATOR(pg_catalog.=) t.xid"
-	" AND o.position OPERATOR(pg_catalog.>) $2"
-	" AND o.position OPERATOR(pg_catalog.<=) $3"
-	" AND ($4 IS NULL OR o.type OPERATOR(pg_catalog.=) ANY ($4))"
-	" ORDER BY o.position LIMIT $5) e"
-	" ORDER BY e.position LIMIT $5";
-	Oid			types[] = {XID8ARRAYOID, INT8OID, INT8OID, TEXTARRAYOID, INT8OID};
-	Datum		values[lengthof(types)];
-	char		nulls[] = "     ";
-	OiCursor   *cursor = reader->cursor;
-	Datum	   *xids = palloc(sizeof(Datum) * (cursor->nlate + 1));
-	int64		start = OI_INCARNATION_START(OI_INCARNATION(cursor->behind.position));
-
-	for (int i = 0; i < cursor->nlate; i++)
-		xids[i] = FullTransactionIdGetDatum(FullTransactionIdFromU64(cursor->late[i]));
-	values[0] = PointerGetDatum(construct_array(xids, cursor->nlate, XID8OID,
-												sizeof(FullTransactionId),
-												FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	values[1] = Int64GetDatum(Max(cursor->progress, start));
-	values[2] = Int64GetDatum(cursor->behind.position);
-	values[3] = reader->sub->type_array;
-	if (reader->sub->ntypes < 0)
-		nulls[3] = 'n';
-	values[4] = Int64GetDatum(reader->sub->batch_size);
-	oi_drain_execute(oi_drain_plan(&plan, query, lengthof(types), types),
-					 values, nulls, true);
-
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		OiEventRow	row;
-
-		oi_event_row(&row, SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
-		if (!oi_batch_add(reader->batch, reader->sub, &row, reader->context))
-			return false;
-	}
-	return SPI_processed < (uint64) reader->sub->batch_size;
 }
 
 /*
@@ -318,7 +182,7 @@ read_rest(Reader *reader)
 	values[0] = Int64GetDatum(Max(reader->cursor->progress, reader->cursor->behind.position));
 	portal = SPI_cursor_open(NULL,
 							 oi_drain_plan(&plan,
-										   "SELECT o.* FROM " LOG_ROWS " o"
+										   "SELECT o.* FROM " OI_LOG_ROWS " o"
 										   " WHERE o.position OPERATOR(pg_catalog.>) $1"
 										   " ORDER BY o.position", 1, types),
 							 values, NULL, true);
@@ -351,10 +215,8 @@ oi_batch_read(const OiSubscription *sub, OiCursor *cursor, MemoryContext context
 	Reader		reader = {sub, cursor, batch, context};
 
 	batch->upto = cursor->progress;
-	if (cursor->nlate < 0)
-		find_late(cursor);
-	if (cursor->nlate == 0 || cursor->progress >= cursor->behind.position ||
-		read_late(&reader))
+	if (oi_late_read(sub, cursor, batch, context))
 		read_rest(&reader);
+	cursor->late_from = batch->upto;
 	return batch;
 }

@@ -13,12 +13,24 @@
 #include "executor/spi.h"
 #include "owner.h"
 
+/* the log's tables; each query adds its own conditions */
+#define OI_LOG_COLUMNS "l.position, l.xid, " OI_EVENT_COLUMNS
+#define OI_LOG_ROWS \
+	"(SELECT " OI_LOG_COLUMNS " FROM order_idempotency.outbox_0 l" \
+	" UNION ALL SELECT " OI_LOG_COLUMNS " FROM order_idempotency.outbox_1 l" \
+	" UNION ALL SELECT " OI_LOG_COLUMNS " FROM order_idempotency.outbox_2 l" \
+	" UNION ALL SELECT " OI_LOG_COLUMNS " FROM order_idempotency.outbox_3 l)"
+
 extern OiBatch *oi_batch_read(const OiSubscription *sub, OiCursor *cursor,
 							  MemoryContext context);
 extern OiBatch *oi_batch_make(int room, MemoryContext context);
 extern bool oi_batch_add(OiBatch *batch, const OiSubscription *sub,
 						 const OiEventRow *row, MemoryContext context);
 extern void oi_batch_keep_open(OiBatch *batch);
+
+/* in late.c */
+extern bool oi_late_read(const OiSubscription *sub, OiCursor *cursor, OiBatch *batch,
+						 MemoryContext context);
 
 /* in drain.c */
 extern bool oi_drain_begin(Oid relid, OiIdentity *was);

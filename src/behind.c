@@ -61,8 +61,9 @@ oi_behind_all(OiBehind *behind)
 	if (SPI_execute("SELECT s.name, pg_catalog.pg_snapshot_xmin(c.behind),"
 					" CASE WHEN NOT c.behind_all_above THEN c.behind_position END"
 					" FROM order_idempotency.subscriptions s"
-					" LEFT JOIN order_idempotency.subscription_cursors c"
-					" ON c.subscription OPERATOR(pg_catalog.=) s.id",
+					" LEFT JOIN LATERAL (SELECT n.* FROM order_idempotency.subscription_cursors n"
+					" WHERE n.subscription OPERATOR(pg_catalog.=) s.id"
+					" ORDER BY n.turn LIMIT 1) c ON true",
 					false, 0) != SPI_OK_SELECT)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),

@@ -16,7 +16,7 @@
 #include "access/xact.h"
 #include "cursor.h"
 #include "incarnation.h"
-#include "lib/stringinfo.h"
+#include "libpq/pqformat.h"
 #include "utils/fmgrprotos.h"
 #include "utils/snapmgr.h"
 
@@ -48,27 +48,29 @@ oi_snapshot_sees(const OiSnapshot *snapshot, uint64 xid)
 }
 
 /*
- * A snapshot from a value of type pg_snapshot, by way of its text
- * (xmin:xmax:xid,xid,...), since its struct is not for others.
+ * A snapshot from a value of type pg_snapshot, with room for one more xid.  It
+ * goes by way of what clients get of it in binary (how many xids are open,
+ * xmin, xmax, those xids), since its struct is not for others.
  */
 OiSnapshot *
 oi_snapshot_from_datum(Datum value)
 {
-	char	   *text = DatumGetCString(DirectFunctionCall1(pg_snapshot_out, value));
+	bytea	   *sent = DatumGetByteaP(DirectFunctionCall1(pg_snapshot_send, value));
+	StringInfoData buffer;
 	OiSnapshot *snapshot;
-	char	   *at;
-	int			n = 2;
+	int			n;
 
-	for (at = text; *at != '\0'; at++)
-		n += (*at == ',');
-
-	snapshot = palloc(offsetof(OiSnapshot, xip) + n * sizeof(uint64));
-	snapshot->nxip = 0;
-	snapshot->xmin = strtou64(text, &at, 10);
-	snapshot->xmax = strtou64(at + 1, &at, 10);
-	while (at[0] != '\0' && at[1] != '\0')
-		snapshot->xip[snapshot->nxip++] = strtou64(at + 1, &at, 10);
-	pfree(text);
+	buffer.data = VARDATA(sent);
+	buffer.len = buffer.maxlen = VARSIZE(sent) - VARHDRSZ;
+	buffer.cursor = 0;
+	n = pq_getmsgint(&buffer, 4);
+	snapshot = palloc(offsetof(OiSnapshot, xip) + (n + 1) * sizeof(uint64));
+	snapshot->nxip = n;
+	snapshot->xmin = pq_getmsgint64(&buffer);
+	snapshot->xmax = pq_getmsgint64(&buffer);
+	for (int i = 0; i < n; i++)
+		snapshot->xip[i] = pq_getmsgint64(&buffer);
+	pfree(sent);
 
 	return snapshot;
 }
@@ -79,17 +81,17 @@ oi_snapshot_from_datum(Datum value)
 Datum
 oi_snapshot_to_datum(const OiSnapshot *snapshot)
 {
-	StringInfoData text;
+	StringInfoData buffer;
 	Datum		value;
 
-	initStringInfo(&text);
-	appendStringInfo(&text, UINT64_FORMAT ":" UINT64_FORMAT ":",
-					 snapshot->xmin, snapshot->xmax);
+	initStringInfo(&buffer);
+	pq_sendint32(&buffer, snapshot->nxip);
+	pq_sendint64(&buffer, snapshot->xmin);
+	pq_sendint64(&buffer, snapshot->xmax);
 	for (int i = 0; i < snapshot->nxip; i++)
-		appendStringInfo(&text, "%s" UINT64_FORMAT, i == 0 ? "" : ",",
-						 snapshot->xip[i]);
-	value = DirectFunctionCall1(pg_snapshot_in, CStringGetDatum(text.data));
-	pfree(text.data);
+		pq_sendint64(&buffer, snapshot->xip[i]);
+	value = DirectFunctionCall1(pg_snapshot_recv, PointerGetDatum(&buffer));
+	pfree(buffer.data);
 
 	return value;
 }

@@ -149,6 +149,7 @@ fill_cursor(OiCursor *cursor)
 	cursor->above = DatumGetBool(oi_drain_column(10, &isnull));
 	set_end(cursor);
 	cursor->nlate = -1;
+	cursor->moved = false;
 	cursor->passed = 0;
 	cursor->recorded_at = GetCurrentTimestamp();
 }
@@ -173,7 +174,8 @@ oi_drain_load(const OiSubscription *sub, OiCursor *cursor, OiHeld *held)
 	{
 		oi_drain_execute(sub->parks ?
 						 oi_drain_plan(&plan, "SELECT " CURSOR_COLUMNS_1_0
-									   ", c.behind_all_above" CURSOR_WHERE, 1, types) :
+									   ", c.behind_all_above" CURSOR_WHERE
+									   " ORDER BY c.subscription, c.turn LIMIT 1", 1, types) :
 						 oi_drain_plan(&old_plan, "SELECT " CURSOR_COLUMNS_1_0
 									   ", false" CURSOR_WHERE, 1, types),
 						 values, NULL, true);
@@ -261,6 +263,7 @@ open_batch(OiCursor *cursor)
 	set_end(cursor);
 	cursor->progress = 0;
 	cursor->nlate = -1;
+	cursor->moved = true;
 }
 
 /*
@@ -335,6 +338,7 @@ end_batch(OiCursor *cursor)
 	else
 		cursor->behind = cursor->batch;
 	cursor->batch.snapshot = NULL;
+	cursor->moved = true;
 	cursor->progress = 0;
 	cursor->above = false;
 }
@@ -373,16 +377,47 @@ moment_values(const OiMoment *moment, Datum *values, char *nulls)
 	values[2] = FullTransactionIdGetDatum(FullTransactionIdFromU64(moment->next_xid));
 }
 
-#define SET_CURSOR \
-	"UPDATE order_idempotency.subscription_cursors AS c SET" \
+/* records in one turn of the cursor's row */
+#define TURN 500
+
+#define UPDATE_CURSOR \
+	"UPDATE order_idempotency.subscription_cursors AS c SET"
+#define SET_MOMENTS \
 	" behind = $4, behind_position = $5, behind_next_xid = $6," \
-	" batch = $7, batch_position = $8, batch_next_xid = $9, progress = $10," \
+	" batch = $7, batch_position = $8, batch_next_xid = $9,"
+#define SET_PROGRESS \
+	" progress = $10," \
 	" delivered = c.delivered OPERATOR(pg_catalog.+) $11," \
 	" delivered_at = CASE WHEN $11 OPERATOR(pg_catalog.>) 0" \
 	" THEN pg_catalog.clock_timestamp() ELSE c.delivered_at END"
+#define SET_MORE \
+	", retried = c.retried OPERATOR(pg_catalog.+) $12, behind_all_above = $13," \
+	" turn = c.turn OPERATOR(pg_catalog.-) $14"
 #define WHERE_CURSOR \
 	" WHERE c.ctid OPERATOR(pg_catalog.=) $1 AND c.xmin OPERATOR(pg_catalog.=) $2" \
 	" AND c.subscription OPERATOR(pg_catalog.=) $3 RETURNING c.ctid, c.xmin"
+
+/*
+ * The query that updates the cursor's row.  Moments that the row has already are
+ * left alone: while many transactions are open they are long.
+ */
+static SPIPlanPtr
+update_plan(const OiSubscription *sub, const OiCursor *cursor)
+{
+	static SPIPlanPtr old_plan = NULL;
+	static SPIPlanPtr plans[2] = {NULL, NULL};
+	Oid			types[] = {TIDOID, XIDOID, INT4OID, PG_SNAPSHOTOID, INT8OID, XID8OID,
+	PG_SNAPSHOTOID, INT8OID, XID8OID, INT8OID, INT8OID, INT8OID, BOOLOID, INT8OID};
+
+	if (!sub->parks)
+		return oi_drain_plan(&old_plan, UPDATE_CURSOR SET_MOMENTS SET_PROGRESS WHERE_CURSOR,
+							 lengthof(types) - 3, types);
+	return oi_drain_plan(&plans[cursor->moved],
+						 cursor->moved ?
+						 UPDATE_CURSOR SET_MOMENTS SET_PROGRESS SET_MORE WHERE_CURSOR :
+						 UPDATE_CURSOR SET_PROGRESS SET_MORE WHERE_CURSOR,
+						 lengthof(types), types);
+}
 
 /*
  * Update the cursor's row.  False: it is not the one that was read.
@@ -390,36 +425,33 @@ moment_values(const OiMoment *moment, Datum *values, char *nulls)
 static bool
 update_cursor(const OiSubscription *sub, OiCursor *cursor, const OiTally *tally)
 {
-	static SPIPlanPtr plan = NULL;
-	static SPIPlanPtr old_plan = NULL;
-	Oid			types[] = {TIDOID, XIDOID, INT4OID, PG_SNAPSHOTOID, INT8OID, XID8OID,
-	PG_SNAPSHOTOID, INT8OID, XID8OID, INT8OID, INT8OID, INT8OID, BOOLOID};
-	Datum		values[lengthof(types)] = {0};
-	char		nulls[] = "             ";
+	Datum		values[14] = {0};
+	char		nulls[] = "              ";
 	bool		isnull;
 
 	values[0] = PointerGetDatum(&cursor->tid);
 	values[1] = TransactionIdGetDatum(cursor->xmin);
 	values[2] = Int32GetDatum(sub->id);
-	moment_values(&cursor->behind, &values[3], &nulls[3]);
-	moment_values(&cursor->batch, &values[6], &nulls[6]);
+	if (cursor->moved || !sub->parks)
+	{
+		moment_values(&cursor->behind, &values[3], &nulls[3]);
+		moment_values(&cursor->batch, &values[6], &nulls[6]);
+	}
+	else
+		memset(&nulls[3], 'n', 6);
 	values[9] = Int64GetDatum(cursor->progress);
 	values[10] = Int64GetDatum(tally->delivered);
 	values[11] = Int64GetDatum(tally->retried);
 	values[12] = BoolGetDatum(cursor->above);
-	oi_drain_execute(sub->parks ?
-					 oi_drain_plan(&plan, SET_CURSOR
-								   ", retried = c.retried OPERATOR(pg_catalog.+) $12,"
-								   " behind_all_above = $13" WHERE_CURSOR,
-								   lengthof(types), types) :
-					 oi_drain_plan(&old_plan, SET_CURSOR WHERE_CURSOR,
-								   lengthof(types) - 2, types),
-					 values, nulls, false);
+	cursor->recorded = (cursor->recorded + 1) % TURN;
+	values[13] = Int64GetDatum(cursor->recorded == 0);
+	oi_drain_execute(update_plan(sub, cursor), values, nulls, false);
 	if (SPI_processed == 0)
 		return false;
 
 	cursor->tid = *(ItemPointer) DatumGetPointer(oi_drain_column(1, &isnull));
 	cursor->xmin = DatumGetTransactionId(oi_drain_column(2, &isnull));
+	cursor->moved = false;
 	return true;
 }
 

@@ -35,6 +35,13 @@ typedef struct OiSubscription
 	int			backoff_max;
 } OiSubscription;
 
+/* a transaction with late rows of the cursor's batch */
+typedef struct OiLate
+{
+	uint64		xid;
+	int64		position;		/* of the first that was not read */
+} OiLate;
+
 /*
  * Where it stands.  Everything that "behind" saw is delivered or not wanted.
  * While "batch" is a moment, so is, of what "batch" saw, all up to "progress";
@@ -57,9 +64,13 @@ typedef struct OiCursor
 	/* not recorded */
 	int64		end;			/* no row that batch sees has a higher
 								 * position */
-	int			nlate;			/* transactions of late rows of the batch; -1: */
-	uint64	   *late;			/* not known yet */
+	bool		moved;			/* behind or batch is not as the row has it */
+	int			nlate;			/* transactions that have late rows of the
+								 * batch left; -1: not known */
+	OiLate	   *late;			/* a heap: the lowest position comes first */
+	int64		late_from;		/* they were read up to here */
 	int64		passed;			/* rows passed over since it was recorded */
+	int			recorded;		/* how many times it was, in the row's turn */
 	TimestampTz recorded_at;
 	MemoryContext context;		/* of the moments and of late */
 } OiCursor;

@@ -248,6 +248,7 @@ insert_cursor(int32 id, bool from_start)
 	nulls[CURSOR_DELIVERED_AT - 1] = true;
 	values[CURSOR_RETRIED - 1] = Int64GetDatum(0);
 	values[CURSOR_BEHIND_ALL_ABOVE - 1] = BoolGetDatum(false);
+	values[CURSOR_TURN - 1] = Int64GetDatum(0);
 	oi_insert_values(OI_REL_SUBSCRIPTION_CURSORS, values, nulls);
 }
 
