@@ -713,3 +713,28 @@ END
 $$;
 COMMENT ON FUNCTION grant_operator IS
 'Grants a role what operation needs: all of grant_monitor, SELECT on every table, get_order, order_history, create_subscription, alter_subscription, pause_subscription, resume_subscription, drop_subscription, seek_to_position, seek_to_time, redrive, discard, purge_orders, reset_stats and rotate_keys. Errors as in grant_application.';
+
+----------------------------------------------------------------------------
+-- Hashes of keys in the order of time: from the next generation on.  The gate
+-- stays shut until this commits, so that nobody who has not heard of it claims a
+-- key in that generation.  This stays the last section: claims wait meanwhile,
+-- and those who hold other locks may be among them.
+----------------------------------------------------------------------------
+
+CREATE SEQUENCE time_ordered_from AS bigint CACHE 1;
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.time_ordered_from', '');
+REVOKE ALL ON SEQUENCE time_ordered_from FROM PUBLIC;
+COMMENT ON SEQUENCE time_ordered_from IS 'the first generation of claims in which the hashes of UUIDv7 keys begin with their time; not called: settled by the first claim';
+DO $$
+DECLARE
+	t text;
+BEGIN
+	FOREACH t IN ARRAY ARRAY['claims', 'claims_0', 'claims_1', 'claims_2', 'claims_3'] LOOP
+		EXECUTE pg_catalog.format('COMMENT ON COLUMN order_idempotency.%I.key_hash IS %L', t,
+			'hash of scope and key: the first 16 bytes of the SHA-256 of both, each preceded by its length (4 bytes); of a key that is a UUIDv7, in generations from time_ordered_from on, the upper 4 bytes of its time and the first 12 bytes of that SHA-256');
+	END LOOP;
+END
+$$;
+LOCK TABLE generations IN SHARE ROW EXCLUSIVE MODE;
+SELECT pg_catalog.setval('order_idempotency.time_ordered_from', COALESCE(pg_catalog.max(g.generation), 1) + 1)
+FROM generations g WHERE g.store = 'claims';

@@ -171,6 +171,11 @@ CREATE FUNCTION release_key(key text, scope text = 'default', attempt int = NULL
 -- In seconds.  Not called: no claim ever had a lease.
 CREATE SEQUENCE longest_lease AS bigint CACHE 1;
 
+-- The number of a generation.  Not called: no key was claimed by functions of
+-- this version yet.  The first claim then looks whether version 1.0 left any
+-- (in a dump), and calls it.
+CREATE SEQUENCE time_ordered_from AS bigint CACHE 1;
+
 CREATE FUNCTION key_retention() RETURNS interval
 	LANGUAGE C STABLE PARALLEL SAFE
 	AS 'MODULE_PATHNAME', 'oi_key_retention_setting';
@@ -787,6 +792,7 @@ SELECT pg_catalog.pg_extension_config_dump('order_idempotency.subscriptions', ''
 SELECT pg_catalog.pg_extension_config_dump('order_idempotency.subscription_cursors', '');
 SELECT pg_catalog.pg_extension_config_dump('order_idempotency.failed_events', '');
 SELECT pg_catalog.pg_extension_config_dump('order_idempotency.longest_lease', '');
+SELECT pg_catalog.pg_extension_config_dump('order_idempotency.time_ordered_from', '');
 SELECT pg_catalog.pg_extension_config_dump('order_idempotency.deadline_failures', '');
 
 REVOKE ALL ON ALL TABLES IN SCHEMA order_idempotency FROM PUBLIC;
@@ -868,7 +874,7 @@ COMMENT ON TABLE claims_0 IS 'claims of keys, first of four tables that are used
 COMMENT ON TABLE claims_1 IS 'claims of keys, second of four tables that are used as generations; read view claims instead';
 COMMENT ON TABLE claims_2 IS 'claims of keys, third of four tables that are used as generations; read view claims instead';
 COMMENT ON TABLE claims_3 IS 'claims of keys, last of four tables that are used as generations; read view claims instead';
-COMMENT ON COLUMN claims_0.key_hash IS 'the first 16 bytes of the SHA-256 of scope and key, each preceded by its length';
+COMMENT ON COLUMN claims_0.key_hash IS 'hash of scope and key: the first 16 bytes of the SHA-256 of both, each preceded by its length (4 bytes); of a key that is a UUIDv7, in generations from time_ordered_from on, the upper 4 bytes of its time and the first 12 bytes of that SHA-256';
 COMMENT ON COLUMN claims_0.claimed_at IS 'when the current attempt began';
 COMMENT ON COLUMN claims_0.lease_until IS 'until when others wait for complete_key; null for a claim without a lease, which is done when it commits';
 COMMENT ON COLUMN claims_0.completed_at IS 'when complete_key was called; null: it was not';
@@ -893,6 +899,7 @@ COMMENT ON COLUMN abandoned_claims.claimed_at IS 'when it began';
 COMMENT ON COLUMN abandoned_claims.lease_until IS 'when its lease ended';
 
 COMMENT ON SEQUENCE longest_lease IS 'what no lease was ever longer than, in seconds';
+COMMENT ON SEQUENCE time_ordered_from IS 'the first generation of claims in which the hashes of UUIDv7 keys begin with their time; not called: settled by the first claim';
 COMMENT ON FUNCTION key_retention IS 'the setting order_idempotency.key_retention';
 COMMENT ON VIEW key_store IS
 'what the claims take, by generation; a generation that is null is a table whose claims expired, which will be emptied when nobody reads it';

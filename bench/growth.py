@@ -54,9 +54,10 @@ SELECT k, 1, 'hold', '{account}', 'escrow', {amount}, '{currency}', now() FROM k
 # the hash is that of src/fingerprint.c; a wrong one would show as "claimed"
 CLAIMS = """
 INSERT INTO order_idempotency.claims_0 (key_hash, claimed_at, attempt)
-SELECT encode(substr(sha256(int4send(7) || 'default' || int4send(length(k)) || k::bytea), 1, 16), 'hex')::uuid AS h,
+SELECT (CASE WHEN k ~ '^.{{14}}7.{{4}}[89ab]' THEN substr(k, 1, 8) || substr(d, 1, 24) ELSE substr(d, 1, 32) END)::uuid AS h,
 	now(), 1
-FROM (SELECT {key} AS k FROM generate_series({first}::bigint, {last}) i) k
+FROM (SELECT {key} AS k FROM generate_series({first}::bigint, {last}) i) k,
+	LATERAL encode(sha256(int4send(7) || 'default' || int4send(length(k)) || k::bytea), 'hex') d
 ORDER BY h;
 """
 
@@ -126,6 +127,8 @@ class Growth:
         self.postgres.psql(f"DROP DATABASE IF EXISTS {name}")
         self.postgres.psql(f"CREATE DATABASE {name}")
         self.postgres.psql("CREATE EXTENSION order_idempotency", name)
+        # settles that the hashes of this store are in the order of time
+        self.postgres.psql("SELECT order_idempotency.complete_key('none')", name)
         epoch = int(self.postgres.psql("SELECT floor(extract(epoch FROM now()) * 1000)")) - 2 * total - 3_600_000
         key = KEYS[kind].format(epoch=epoch, i="i")
 

@@ -21,7 +21,6 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
-#include "utils/uuid.h"
 
 #include "claim.h"
 #include "claim_store.h"
@@ -109,10 +108,11 @@ begin_claim(const OiClaimCall *call, int attempt, OiClaimAnswer *answer)
 
 /* Inserts a claim into the current generation.  False: somebody was faster. */
 static bool
-insert_claim(OiClaimStore *store, const OiClaimCall *call, Datum key_hash,
+insert_claim(OiClaimStore *store, const OiClaimCall *call,
 			 const bytea *hash, OiClaimAnswer *answer)
 {
-	OiTable    *table = oi_claim_store_current(store);
+	Datum		key_hash;
+	OiTable    *table = oi_claim_store_current(store, &key_hash);
 	TupleTableSlot *slot = oi_table_slot(table);
 
 	begin_claim(call, 1, answer);
@@ -223,8 +223,8 @@ claim_found(OiClaimStore *store, const OiClaimCall *call, const bytea *hash,
 
 /* One try at a claim.  False: look again. */
 static bool
-try_claim(const OiClaimCall *call, Datum key_hash, const bytea *hash,
-		  OiWait *wait, OiClaimAnswer *answer)
+try_claim(const OiClaimCall *call, const OiKeyHash *key_hash,
+		  const bytea *hash, OiWait *wait, OiClaimAnswer *answer)
 {
 	OiClaimStore store;
 	OiBusy		busy;
@@ -232,14 +232,14 @@ try_claim(const OiClaimCall *call, Datum key_hash, const bytea *hash,
 	bool		done = false;
 
 	oi_generation_gate();
-	oi_claim_store_open(&store);
-	probe = oi_claim_store_look(&store, key_hash, OI_LOOKUP_MIND_UPDATERS, &busy);
+	oi_claim_store_open(&store, key_hash);
+	probe = oi_claim_store_look(&store, OI_LOOKUP_MIND_UPDATERS, &busy);
 	if (probe == OI_PROBE_PRESENT)
 		done = claim_found(&store, call, hash, wait, answer);
 	else
 	{
 		if (probe == OI_PROBE_ABSENT)
-			done = insert_claim(&store, call, key_hash, hash, answer);
+			done = insert_claim(&store, call, hash, answer);
 		oi_generation_ungate();
 	}
 	oi_claim_store_close(&store);
@@ -257,14 +257,14 @@ try_claim(const OiClaimCall *call, Datum key_hash, const bytea *hash,
 void
 oi_claim_key_work(const OiClaimCall *call, OiClaimAnswer *answer)
 {
-	pg_uuid_t	key_hash;
+	OiKeyHash	key_hash;
 	bytea	   *hash = request_hash(call->request);
 	OiWait		wait = {0};
 
 	if (call->lease)
 		(void) oi_lease_end(call->lease, GetCurrentTimestamp());
 	oi_fingerprint_key(call->scope, call->key, &key_hash);
-	while (!try_claim(call, UUIDPGetDatum(&key_hash), hash, &wait, answer))
+	while (!try_claim(call, &key_hash, hash, &wait, answer))
 		CHECK_FOR_INTERRUPTS();
 }
 
@@ -386,7 +386,7 @@ settle_found(OiClaimStore *store, const OiClaimCall *call, OiWait *wait,
 
 /* One try at completing, extending or releasing.  False: look again. */
 static bool
-try_settle(const OiClaimCall *call, Datum key_hash, OiWait *wait,
+try_settle(const OiClaimCall *call, const OiKeyHash *key_hash, OiWait *wait,
 		   OiClaimOutcome *outcome)
 {
 	OiClaimStore store;
@@ -395,8 +395,8 @@ try_settle(const OiClaimCall *call, Datum key_hash, OiWait *wait,
 	bool		done = true;
 
 	oi_generation_gate();
-	oi_claim_store_open(&store);
-	probe = oi_claim_store_look(&store, key_hash,
+	oi_claim_store_open(&store, key_hash);
+	probe = oi_claim_store_look(&store,
 								OI_LOOKUP_MIND_UPDATERS | OI_LOOKUP_CONFIRM,
 								&busy);
 	if (probe == OI_PROBE_PRESENT)
@@ -421,14 +421,14 @@ try_settle(const OiClaimCall *call, Datum key_hash, OiWait *wait,
 OiClaimOutcome
 oi_claim_settle(const OiClaimCall *call)
 {
-	pg_uuid_t	key_hash;
+	OiKeyHash	key_hash;
 	OiWait		wait = {0};
 	OiClaimOutcome outcome = OI_CLAIM_UNKNOWN;
 
 	if (call->lease)
 		(void) oi_lease_end(call->lease, GetCurrentTimestamp());
 	oi_fingerprint_key(call->scope, call->key, &key_hash);
-	while (!try_settle(call, UUIDPGetDatum(&key_hash), &wait, &outcome))
+	while (!try_settle(call, &key_hash, &wait, &outcome))
 		CHECK_FOR_INTERRUPTS();
 	return outcome;
 }

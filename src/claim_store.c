@@ -4,7 +4,8 @@
  *		The generations of claims, and the rows in them.
  *
  * A changed claim that is found in an older generation moves to the current
- * one, so that it is kept as long as a new one.
+ * one, so that it is kept as long as a new one.  There the hash of its key may
+ * have another format (time_order.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -18,6 +19,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "utils/uuid.h"
 
 #include "claim_store.h"
 #include "lookup.h"
@@ -32,19 +34,33 @@ open_mode(const OiClaimStore *store, int i)
 	return i == store->ntables - 1 ? RowExclusiveLock : AccessShareLock;
 }
 
-/* Opens the generations that hold claims.  The caller is inside the gate. */
+/* A hash in the format that a generation has. */
+static Datum
+hash_datum(const OiKeyHash *hash, bool time_ordered)
+{
+	return UUIDPGetDatum(time_ordered ? &hash->time_ordered : &hash->plain);
+}
+
+/*
+ * Opens the generations that hold claims, for one key.  The caller is inside
+ * the gate.
+ */
 void
-oi_claim_store_open(OiClaimStore *store)
+oi_claim_store_open(OiClaimStore *store, const OiKeyHash *hash)
 {
 	OiGenerations g = oi_generations(OI_STORE_CLAIMS);
 
+	store->hash = hash;
 	store->ntables = g.nlive;
 	memcpy(store->slots, g.live, sizeof(g.live));
 	store->pinned = false;
 	store->written = -1;
 	for (int i = 0; i < store->ntables; i++)
+	{
+		store->keys[i] = hash_datum(hash, g.time_ordered[i]);
 		oi_table_open(&store->tables[i], OI_REL_CLAIMS_0 + store->slots[i],
 					  open_mode(store, i));
+	}
 }
 
 /* Closes a table and lets go of its lock. */
@@ -78,20 +94,25 @@ oi_claim_store_close(OiClaimStore *store)
 	}
 }
 
-/* The table that new rows go to. */
+/* The table that new rows go to, and the key's hash there. */
 OiTable *
-oi_claim_store_current(OiClaimStore *store)
+oi_claim_store_current(OiClaimStore *store, Datum *key)
 {
+	*key = store->keys[store->ntables - 1];
 	return &store->tables[store->ntables - 1];
 }
 
 /*
  * Takes predicate locks in the slots that are not in use: a generation that
- * begins later must find them.  Rows there do not count.
+ * begins later must find them.  Its format is the current one's, or the new one
+ * after the old.  Rows there do not count.
  */
 static void
-look_elsewhere(const OiClaimStore *store, Datum key)
+look_elsewhere(const OiClaimStore *store)
 {
+	Datum		key = store->keys[store->ntables - 1];
+	Datum		time_ordered = hash_datum(store->hash, true);
+
 	for (int slot = 0; slot < OI_SLOTS; slot++)
 	{
 		OiTable		table;
@@ -103,18 +124,20 @@ look_elsewhere(const OiClaimStore *store, Datum key)
 			continue;
 		oi_table_open(&table, OI_REL_CLAIMS_0 + slot, AccessShareLock);
 		(void) oi_find(&table, key, GetTransactionSnapshot());
+		if (time_ordered != key)
+			(void) oi_find(&table, time_ordered, GetTransactionSnapshot());
 		close_and_unlock(&table, AccessShareLock);
 	}
 }
 
-/* Looks for a key.  If it is present, store->found says where. */
+/* Looks for the key.  If it is present, store->found says where. */
 OiProbe
-oi_claim_store_look(OiClaimStore *store, Datum key, int flags, OiBusy *busy)
+oi_claim_store_look(OiClaimStore *store, int flags, OiBusy *busy)
 {
 	if (IsolationIsSerializable())
-		look_elsewhere(store, key);
-	return oi_lookup(store->tables, store->ntables, key, flags, &store->found,
-					 busy);
+		look_elsewhere(store);
+	return oi_lookup(store->tables, store->keys, store->ntables, flags,
+					 &store->found, busy);
 }
 
 /*
@@ -184,7 +207,7 @@ oi_claim_row_copy(OiClaimStore *store)
 
 /*
  * Stores the changed form of the row found, which is locked: in its place, or
- * from an older generation in the current one.
+ * from an older generation in the current one, under the hash that it has there.
  */
 void
 oi_claim_row_replace(OiClaimStore *store, TupleTableSlot *slot)
@@ -201,6 +224,9 @@ oi_claim_row_replace(OiClaimStore *store, TupleTableSlot *slot)
 		oi_update(table, slot, NULL);
 	else
 	{
+		oi_claim_set_column(slot, OI_CLAIM_COL_KEY_HASH,
+							hash_datum(store->hash, g.time_ordered[g.nlive - 1]),
+							false);
 		oi_delete(table);
 		oi_insert_values(OI_REL_CLAIMS_0 + current, slot->tts_values,
 						 slot->tts_isnull);

@@ -10,6 +10,7 @@
 
 #include "datatype/timestamp.h"
 
+#include "fingerprint.h"
 #include "generation.h"
 #include "wait.h"
 
@@ -28,12 +29,17 @@ enum
 	OI_CLAIM_COL_COUNT
 };
 
-/* the generations, opened for one try, oldest first: the last is current */
+/*
+ * the generations, opened for one try at a key, oldest first: the last is
+ * current
+ */
 typedef struct OiClaimStore
 {
+	const OiKeyHash *hash;		/* of the key, in both formats */
 	int			ntables;
 	OiTable		tables[OI_SLOTS];
 	int			slots[OI_SLOTS];	/* which of the store's slots each is */
+	Datum		keys[OI_SLOTS]; /* the hash that the key has there */
 	int			found;			/* index of the one that has the row */
 	bool		pinned;			/* RowExclusiveLock is held on that one */
 	int			written;		/* index of the one that has a row of ours, or
@@ -52,12 +58,11 @@ typedef struct OiClaimRow
 	bool		own;			/* written by the current transaction */
 } OiClaimRow;
 
-extern void oi_claim_store_open(OiClaimStore *store);
-extern OiProbe oi_claim_store_look(OiClaimStore *store, Datum key, int flags,
-								   OiBusy *busy);
+extern void oi_claim_store_open(OiClaimStore *store, const OiKeyHash *hash);
+extern OiProbe oi_claim_store_look(OiClaimStore *store, int flags, OiBusy *busy);
 extern void oi_claim_store_pin(OiClaimStore *store);
 extern void oi_claim_store_close(OiClaimStore *store);
-extern OiTable *oi_claim_store_current(OiClaimStore *store);
+extern OiTable *oi_claim_store_current(OiClaimStore *store, Datum *key);
 extern TimestampTz oi_claim_last_lease(int slot);
 extern void oi_claim_row_read(const OiClaimStore *store, OiClaimRow *row);
 extern TupleTableSlot *oi_claim_row_copy(OiClaimStore *store);

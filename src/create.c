@@ -299,12 +299,13 @@ oi_create_try(const OiOrderCall *call, OiWait *wait, OiOrderAnswer *answer)
 {
 	OiTable		table;
 	OiBusy		busy;
+	Datum		key = PointerGetDatum(call->key);
 	int			which;
 	bool		done = true;
 
 	memset(answer, 0, sizeof(OiOrderAnswer));
 	oi_table_open(&table, OI_REL_ORDERS, RowExclusiveLock);
-	switch (oi_lookup(&table, 1, PointerGetDatum(call->key), 0, &which, &busy))
+	switch (oi_lookup(&table, &key, 1, 0, &which, &busy))
 	{
 		case OI_PROBE_ABSENT:
 			done = create_order(&table, call, answer);

@@ -115,18 +115,19 @@ lock_tables(void)
  * Lock an order, if nobody else has it, and see where it stands.
  */
 static Standing
-lock_order(text *key)
+lock_order(text *order_key)
 {
 	const char *initial = oi_lifecycle_find(oi_rules(), NULL, NULL)->to;
 	Standing	standing = STANDS_SETTLED;
 	OiTable		table;
 	OiBusy		busy;
 	OiWait		wait = {0};
+	Datum		key = PointerGetDatum(order_key);
 	int			which;
 
 	initial = pstrdup(initial);
 	oi_table_open(&table, OI_REL_ORDERS, RowExclusiveLock);
-	switch (oi_lookup(&table, 1, PointerGetDatum(key), OI_LOOKUP_CONFIRM, &which, &busy))
+	switch (oi_lookup(&table, &key, 1, OI_LOOKUP_CONFIRM, &which, &busy))
 	{
 		case OI_PROBE_ABSENT:
 			break;

@@ -3,9 +3,9 @@
  * fingerprint.c
  *		Hashes of keys and requests.
  *
- * Both are SHA-256, from the server.  Nobody can find two keys or two
- * requests with one hash, whatever keys an application lets its clients
- * choose.
+ * Both are SHA-256, from the server.  Nobody can find a key or a request with
+ * the hash of somebody else's, whatever keys an application lets its clients
+ * choose; src/README, "Claims", says what is left of that in 96 bits.
  *
  *-------------------------------------------------------------------------
  */
@@ -46,10 +46,57 @@ append_counted(StringInfo buffer, const char *data, int length)
 	appendBinaryStringInfo(buffer, data, length);
 }
 
+/* The value of a hexadecimal digit, or -1. */
+static int
+hex_value(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	c |= 0x20;
+	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/*
+ * Is this the canonical text of a UUIDv7?  Then *time is the upper part of its
+ * time.
+ *
+ * That is 32 bits of 48, steps of 65 seconds.  A step's entries are random
+ * among each other, and so is which of its pages the next one goes to.  As long
+ * as a step is shorter than the time between two checkpoints, its pages are
+ * filled within that time, and few of them are written whole into WAL.  Shorter
+ * steps would bring nothing more, and take from the hash.
+ */
+static bool
+uuid7_time(const char *key, int length, uint32 *time)
+{
+	uint32		upper = 0;
+
+	if (length != 36 || key[14] != '7')
+		return false;
+	for (int i = 0; i < length; i++)
+	{
+		int			digit = hex_value(key[i]);
+
+		if (i == 8 || i == 13 || i == 18 || i == 23)
+		{
+			if (key[i] != '-')
+				return false;
+			continue;
+		}
+		if (digit < 0 || (i == 19 && (digit & 0xc) != 0x8))
+			return false;
+		if (i < 8)
+			upper = upper << 4 | digit;
+	}
+	*time = upper;
+	return true;
+}
+
 /* The hash under which a claim is stored: 16 bytes over scope and key. */
 void
-oi_fingerprint_key(const text *scope, const text *key, pg_uuid_t *hash)
+oi_fingerprint_key(const text *scope, const text *key, OiKeyHash *hash)
 {
+	uint32		time;
 	uint8		digest[OI_FINGERPRINT_LENGTH];
 	StringInfoData buffer;
 
@@ -57,8 +104,17 @@ oi_fingerprint_key(const text *scope, const text *key, pg_uuid_t *hash)
 	append_counted(&buffer, VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope));
 	append_counted(&buffer, VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key));
 	sha256(buffer.data, buffer.len, digest);
-	memcpy(hash->data, digest, UUID_LEN);
 	pfree(buffer.data);
+
+	memcpy(hash->plain.data, digest, UUID_LEN);
+	hash->time_ordered = hash->plain;
+	if (uuid7_time(VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key), &time))
+	{
+		time = pg_hton32(time);
+		memcpy(hash->time_ordered.data, &time, sizeof(time));
+		memcpy(hash->time_ordered.data + sizeof(time), digest,
+			   UUID_LEN - sizeof(time));
+	}
 }
 
 /* Appends a scalar with its type. */

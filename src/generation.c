@@ -24,6 +24,7 @@
 #include "utils/snapmgr.h"
 
 #include "generation.h"
+#include "time_order.h"
 #include "wait.h"
 
 /* the columns of table generations that are read here */
@@ -41,9 +42,9 @@ static const char *const store_names[OI_STORE_COUNT] = {
 	[OI_STORE_OUTBOX] = "outbox",
 };
 
-/* the lists as they were after so many changes */
+/* the lists, each as it was after so many changes */
 static OiGenerations cache[OI_STORE_COUNT];
-static uint64 cached_at = 0;
+static uint64 cached_at[OI_STORE_COUNT] = {0};
 static uint64 changes = 1;
 static Oid	generations_relid = InvalidOid;
 
@@ -125,35 +126,45 @@ read_rows(OiGeneration rows[OI_STORE_COUNT][OI_SLOTS], int *n)
 }
 
 /*
- * Loads the cache.  A store without rows has only its slot 0, current.  What
- * changes while the table is read is read again when it is next asked for.
+ * Loads the list of a store.  One without rows has only its slot 0, current,
+ * generation 1.  What changes while the table is read is read again when it is
+ * next asked for.
  */
 static void
-load_generations(void)
+load_generations(OiStore store)
 {
 	OiGeneration rows[OI_STORE_COUNT][OI_SLOTS];
+	OiGeneration first = {.slot = 0,.number = 1};
 	int			n[OI_STORE_COUNT] = {0};
+	OiGenerations *list = &cache[store];
 	uint64		as_of;
 
 	generations_relid = oi_relation_oid(OI_REL_GENERATIONS);
 	as_of = changes;
 	read_rows(rows, n);
-	for (int i = 0; i < OI_STORE_COUNT; i++)
+	if (n[store] == 0)
+		sort_in(rows[store], &n[store], first);
+	memset(list, 0, sizeof(OiGenerations));
+	list->nlive = n[store];
+	for (int i = 0; i < n[store]; i++)
+		list->live[i] = rows[store][i].slot;
+	if (store == OI_STORE_CLAIMS)
 	{
-		cache[i].nlive = Max(n[i], 1);
-		cache[i].live[0] = 0;
-		for (int j = 0; j < n[i]; j++)
-			cache[i].live[j] = rows[i][j].slot;
+		int64		from = oi_time_ordered_from(list->live, list->nlive,
+												rows[store][n[store] - 1].number);
+
+		for (int i = 0; i < n[store]; i++)
+			list->time_ordered[i] = rows[store][i].number >= from;
 	}
-	cached_at = as_of;
+	cached_at[store] = as_of;
 }
 
 /* The generations of a store, as of the last lock that was taken. */
 OiGenerations
 oi_generations(OiStore store)
 {
-	if (cached_at != changes)
-		load_generations();
+	if (cached_at[store] != changes)
+		load_generations(store);
 	return cache[store];
 }
 

@@ -25,6 +25,8 @@ typedef struct OiGenerations
 {
 	int			nlive;
 	int			live[OI_SLOTS];
+	bool		time_ordered[OI_SLOTS]; /* which key hash each has; claims
+										 * only */
 } OiGenerations;
 
 /* a row of table generations */

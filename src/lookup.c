@@ -21,7 +21,8 @@
 
 /* Looks in each table with one MVCC snapshot. */
 static bool
-find_in_any(OiTable *tables, int n, Datum key, Snapshot snapshot, int *which)
+find_in_any(OiTable *tables, const Datum *keys, int n, Snapshot snapshot,
+			int *which)
 {
 	bool		found = false;
 
@@ -29,7 +30,7 @@ find_in_any(OiTable *tables, int n, Datum key, Snapshot snapshot, int *which)
 	for (int i = 0; i < n; i++)
 	{
 		/* at SERIALIZABLE each table has to be looked at, for its locks */
-		if (oi_find(&tables[i], key, snapshot) && !found)
+		if (oi_find(&tables[i], keys[i], snapshot) && !found)
 		{
 			found = true;
 			*which = i;
@@ -42,30 +43,30 @@ find_in_any(OiTable *tables, int n, Datum key, Snapshot snapshot, int *which)
 }
 
 /*
- * Looks for a key in tables that are searched as one, oldest first.  A row
- * moves only to a later table, so that it cannot be missed on its way.  If it
- * is present, *which says in which table's row it is, and busy->quiet that
+ * Looks for a key, as each table has it, in tables that are searched as one,
+ * oldest first.  A row moves only to a later table, so that it cannot be missed
+ * on its way.  If it is present, *which says in which table's row it is, and busy->quiet that
  * nobody is changing it.
  */
 OiProbe
-oi_lookup(OiTable *tables, int n, Datum key, int flags, int *which,
+oi_lookup(OiTable *tables, const Datum *keys, int n, int flags, int *which,
 		  OiBusy *busy)
 {
 	OiProbe		result = OI_PROBE_ABSENT;
 
 	memset(busy, 0, sizeof(OiBusy));
 	if (IsolationUsesXactSnapshot() &&
-		find_in_any(tables, n, key, GetTransactionSnapshot(), which))
+		find_in_any(tables, keys, n, GetTransactionSnapshot(), which))
 		return OI_PROBE_PRESENT;
 
 	for (int i = 0; i < n && result == OI_PROBE_ABSENT; i++)
 	{
-		result = oi_probe_dirty(&tables[i], key,
+		result = oi_probe_dirty(&tables[i], keys[i],
 								(flags & OI_LOOKUP_MIND_UPDATERS) != 0, busy);
 		*which = i;
 	}
 	if (result == OI_PROBE_ABSENT && (flags & OI_LOOKUP_CONFIRM) != 0 &&
-		find_in_any(tables, n, key, GetLatestSnapshot(), which))
+		find_in_any(tables, keys, n, GetLatestSnapshot(), which))
 		result = OI_PROBE_PRESENT;
 	if (result == OI_PROBE_PRESENT && IsolationUsesXactSnapshot())
 		oi_serialization_failure("update");

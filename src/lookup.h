@@ -16,7 +16,7 @@
 /* make sure of an absence: no insertion follows that would find out */
 #define OI_LOOKUP_CONFIRM 2
 
-extern OiProbe oi_lookup(OiTable *tables, int n, Datum key, int flags,
+extern OiProbe oi_lookup(OiTable *tables, const Datum *keys, int n, int flags,
 						 int *which, OiBusy *busy);
 
 #endif							/* OI_LOOKUP_H */

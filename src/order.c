@@ -244,13 +244,14 @@ try_change(const OiOrderCall *call, OiWait *wait, OiOrderAnswer *answer)
 {
 	OiTable		table;
 	OiBusy		busy;
+	Datum		key = PointerGetDatum(call->key);
 	int			which;
 	bool		done = true;
 
 	memset(answer, 0, sizeof(OiOrderAnswer));
 	oi_table_open(&table, OI_REL_ORDERS, RowExclusiveLock);
-	switch (oi_lookup(&table, 1, PointerGetDatum(call->key),
-					  call->tombstone ? 0 : OI_LOOKUP_CONFIRM, &which, &busy))
+	switch (oi_lookup(&table, &key, 1, call->tombstone ? 0 : OI_LOOKUP_CONFIRM,
+					  &which, &busy))
 	{
 		case OI_PROBE_ABSENT:
 			if (call->tombstone)

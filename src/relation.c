@@ -62,6 +62,7 @@ static const struct
 	[OI_REL_INSTALLATION] = {"installation", 1},
 	[OI_REL_IN_USE] = {"in_use", 0},
 	[OI_REL_LONGEST_LEASE] = {"longest_lease", 0},
+	[OI_REL_TIME_ORDERED_FROM] = {"time_ordered_from", 0},
 };
 
 /* what the relations' OIDs are in this database; InvalidOid: look it up */

@@ -94,6 +94,7 @@ sub fill_database
 		SELECT FROM $api.claim_key('done', '{"a": 1}');
 		SELECT $api.complete_key('done', '{"answer": 42}');
 		COMMIT;
+		SELECT FROM $api.claim_key('0192f0c1-77d1-7c3a-8a3e-c91d54b07f26');
 		SELECT FROM $api.claim_key('leased', lease => '1 hour');
 		SELECT FROM $api.claim_key('over', lease => '1 ms');
 		SELECT FROM $api.claim_key('released', lease => '1 hour');
@@ -239,6 +240,8 @@ sub goes_on
 	foreach my $case (
 		[ 'a claim that is done', q(outcome, response FROM claim_key('done', '{"a": 1}')),
 			'replayed|{"answer": 42}' ],
+		[ 'a UUIDv7', q(outcome FROM claim_key('0192f0c1-77d1-7c3a-8a3e-c91d54b07f26')),
+			'replayed' ],
 		[ 'another request', q(outcome FROM claim_key('done', '{"a": 2}')), 'mismatch' ],
 		[ 'the second generation',
 			q(outcome FROM claim_key('second generation', scope => 'inbox')), 'replayed' ],

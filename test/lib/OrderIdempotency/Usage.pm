@@ -41,6 +41,7 @@ my @calls = (
 	[ "claim_key('plain', '{\"a\": 1}')", 'claimed', 'replayed' ],
 	[ "claim_key('plain', '{\"a\": 2}')", 'mismatch', 'mismatch' ],
 	[ "claim_key('delivery', scope => 'webhooks')", 'claimed', 'replayed' ],
+	[ "claim_key('0192f0c1-77d1-7c3a-8a3e-c91d54b07f26')", 'claimed', 'replayed' ],
 	[ "claim_key('held', '1', lease => '1 day')", 'claimed', 'in_progress' ],
 	[ "claim_key('finished', '1', lease => '1 day')", 'claimed', 'replayed' ]);
 
