@@ -63,6 +63,11 @@ ALTER TABLE subscription_cursors
 	ADD COLUMN retried bigint NOT NULL DEFAULT 0,
 	ADD COLUMN behind_all_above boolean NOT NULL DEFAULT false,
 	ADD COLUMN turn bigint NOT NULL DEFAULT 0,
+	ADD COLUMN token bigint NOT NULL DEFAULT 0,
+	ADD COLUMN token_timeline int NOT NULL DEFAULT 0,
+	ADD COLUMN open_log bigint[],
+	ADD COLUMN open_upto bigint,
+	ADD COLUMN open_failed bigint[],
 	DROP CONSTRAINT subscription_cursors_pkey,
 	ADD PRIMARY KEY (subscription, turn);
 -- a new version of each row: the workers look at everything anew
@@ -117,6 +122,11 @@ COMMENT ON COLUMN subscription_cursors.retried IS 'how many times a delivery of 
 COMMENT ON COLUMN subscription_cursors.behind_all_above IS 'true after a seek: no event above behind_position is behind, whoever wrote it';
 COMMENT ON COLUMN subscription_cursors.turn IS
 'goes down by one now and then, so that the index has the newest versions of a row first';
+COMMENT ON COLUMN subscription_cursors.token IS 'the number of the last delivery to a sink that refuses repeats by number; 0: none';
+COMMENT ON COLUMN subscription_cursors.token_timeline IS 'the timeline of the server when it was given out';
+COMMENT ON COLUMN subscription_cursors.open_log IS 'of such a sink, events of the log that were read and are not known to be done: pairs of a position and of the index in that delivery, -1 if it is in none; null: none';
+COMMENT ON COLUMN subscription_cursors.open_upto IS 'the progress once these are done';
+COMMENT ON COLUMN subscription_cursors.open_failed IS 'the same of failed_events, of that delivery';
 COMMENT ON TABLE failed_events IS
 'events that a subscription could not deliver, and those of the same keys behind them; views parked_events and dead_letters show them';
 COMMENT ON COLUMN failed_events.subscription IS 'the number of the subscription';

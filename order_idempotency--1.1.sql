@@ -490,6 +490,11 @@ CREATE TABLE subscription_cursors (
 	retried bigint NOT NULL DEFAULT 0,
 	behind_all_above boolean NOT NULL DEFAULT false,
 	turn bigint NOT NULL DEFAULT 0,
+	token bigint NOT NULL DEFAULT 0,
+	token_timeline int NOT NULL DEFAULT 0,
+	open_log bigint[],
+	open_upto bigint,
+	open_failed bigint[],
 	PRIMARY KEY (subscription, turn)
 ) WITH (fillfactor = 50);
 
@@ -1237,6 +1242,11 @@ COMMENT ON COLUMN subscription_cursors.retried IS 'how many times a delivery of 
 COMMENT ON COLUMN subscription_cursors.behind_all_above IS 'true after a seek: no event above behind_position is behind, whoever wrote it';
 COMMENT ON COLUMN subscription_cursors.turn IS
 'goes down by one now and then, so that the index has the newest versions of a row first';
+COMMENT ON COLUMN subscription_cursors.token IS 'the number of the last delivery to a sink that refuses repeats by number; 0: none';
+COMMENT ON COLUMN subscription_cursors.token_timeline IS 'the timeline of the server when it was given out';
+COMMENT ON COLUMN subscription_cursors.open_log IS 'of such a sink, events of the log that were read and are not known to be done: pairs of a position and of the index in that delivery, -1 if it is in none; null: none';
+COMMENT ON COLUMN subscription_cursors.open_upto IS 'the progress once these are done';
+COMMENT ON COLUMN subscription_cursors.open_failed IS 'the same of failed_events, of that delivery';
 COMMENT ON TABLE failed_events IS
 'events that a subscription could not deliver, and those of the same keys behind them; views parked_events and dead_letters show them';
 COMMENT ON COLUMN failed_events.subscription IS 'the number of the subscription';

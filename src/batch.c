@@ -23,6 +23,7 @@
 
 #include "batch.h"
 #include "catalog/pg_type.h"
+#include "intent.h"
 #include "miscadmin.h"
 #include "topic.h"
 #include "utils/xid8.h"
@@ -100,8 +101,9 @@ oi_batch_keep_open(OiBatch *batch)
 		batch->events[left] = batch->events[i];
 		batch->info[left++] = batch->info[i];
 	}
+	if (left < batch->n)
+		batch->turn = 0;
 	batch->n = left;
-	batch->turn = 0;
 }
 
 /*
@@ -203,6 +205,34 @@ read_rest(Reader *reader)
 		}
 	}
 	SPI_cursor_close(portal);
+}
+
+/*
+ * Read certain events, which were read before, in the order of their positions.
+ */
+OiBatch *
+oi_batch_read_open(const OiSubscription *sub, const OiOpen *open, MemoryContext context)
+{
+	static SPIPlanPtr plan = NULL;
+	OiBatch    *batch = oi_batch_make(open->n, context);
+	Oid			types[] = {INT8ARRAYOID};
+	Datum		values[] = {oi_open_positions(open)};
+
+	oi_drain_execute(oi_drain_plan(&plan,
+								   "SELECT o.* FROM pg_catalog.unnest($1) AS t(position)"
+								   " CROSS JOIN LATERAL (SELECT l.* FROM " OI_LOG_ROWS " l"
+								   " WHERE l.position OPERATOR(pg_catalog.=) t.position) o",
+								   lengthof(types), types),
+					 values, NULL, true);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		OiEventRow	row;
+
+		oi_event_row(&row, SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
+		(void) oi_batch_add(batch, sub, &row, context);
+	}
+	SPI_freetuptable(SPI_tuptable);
+	return batch;
 }
 
 /*

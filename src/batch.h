@@ -23,6 +23,8 @@
 
 extern OiBatch *oi_batch_read(const OiSubscription *sub, OiCursor *cursor,
 							  MemoryContext context);
+extern OiBatch *oi_batch_read_open(const OiSubscription *sub, const OiOpen *open,
+								   MemoryContext context);
 extern OiBatch *oi_batch_make(int room, MemoryContext context);
 extern bool oi_batch_add(OiBatch *batch, const OiSubscription *sub,
 						 const OiEventRow *row, MemoryContext context);

@@ -27,15 +27,13 @@
 #include "durable.h"
 #include "fault.h"
 #include "guc.h"
-#include "judge.h"
+#include "handover.h"
+#include "intent.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "sublock.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
-
-/* ms that a sink may take for a batch before it has to give up */
-#define DELIVERY_TIMEOUT 30000
 
 /* ms that the worker stays away when a delivery was broken off for somebody */
 #define YIELD 200
@@ -51,6 +49,22 @@
 #define RECORD_INTERVAL 60000
 
 /*
+ * Have the cursor know what is open of a numbered sink's events: of the batch
+ * of the log, and of another one that is about to be recorded.
+ */
+static void
+note_open(const OiBatch *batch)
+{
+	OiCursor   *cursor = &oi_worker.cursor;
+	const OiBatch *log = cursor->numbered ? oi_worker.batch : NULL;
+	const OiBatch *failed = cursor->numbered && batch != NULL && batch->failed ? batch : NULL;
+
+	oi_open_note(&cursor->open_log, log, cursor->context);
+	cursor->open_upto = log != NULL ? log->upto : 0;
+	oi_open_note(&cursor->open_failed, failed, cursor->context);
+}
+
+/*
  * Record the cursor, and what became of the events of a batch.  Everything is
  * loaded anew if somebody else changed the cursor; only he who has broken
  * into the subscription's lock can have.
@@ -59,6 +73,7 @@ static void
 record(const OiTally *tally, OiBatch *batch)
 {
 	OI_FAULT_POINT("drain:record");
+	note_open(batch);
 	if (!oi_drain_record(oi_worker.sub, &oi_worker.cursor, tally, batch, &oi_worker.held))
 		oi_worker_load();
 	OI_FAULT_POINT("drain:recorded");
@@ -139,6 +154,21 @@ fetch_batch(void)
 }
 
 /*
+ * Read again what is open of a batch of the log, from before the worker started or
+ * somebody changed something.
+ */
+static bool
+fetch_open(void)
+{
+	MemoryContextReset(oi_worker.batch_context);
+	MemoryContextSwitchTo(oi_worker.batch_context);
+	oi_worker.batch = oi_drain_read_open(oi_worker.sub, &oi_worker.cursor, false);
+	if (oi_worker.batch == NULL)
+		oi_worker_load();
+	return true;
+}
+
+/*
  * A delivery failed: show it, and log it once for each error.
  */
 static void
@@ -169,50 +199,28 @@ back_off(const char *error, int retry_after)
 }
 
 /*
- * Start the sink where there is none, or where its definition has changed.
+ * Choose what to hand over.  What a numbered sink is given is recorded first; NULL
+ * if it is now, since that has to be durable.
  */
-static bool
-ready_sink(char **error)
+static OiDelivery *
+choose(OiBatch *batch)
 {
-	if (oi_worker.definitions_changed)
-		oi_sink_stop(&oi_worker.sink);
-	oi_worker.definitions_changed = false;
+	const OiTally none = {0};
+	OiDelivery *delivery;
 
-	return oi_worker.sink.started ||
-		oi_sink_start(&oi_worker.sink, oi_worker.sub, oi_worker.owner, error);
-}
+	if (oi_worker.receiver == OI_RECEIVER_AHEAD || !oi_worker.cursor.numbered)
+		oi_intent_withdraw(batch);
+	if (oi_intent_has(batch))
+		return oi_intent_choose(batch);
 
-/* how handing over went */
-typedef enum Handover
-{
-	ANSWERED,					/* each event has its outcome */
-	FAILED,						/* the call as a whole did */
-	NOT_STARTED,				/* there is no sink to hand over to */
-} Handover;
-
-/*
- * Hand events to the sink.  Only here a cancel is listened to: it comes from
- * somebody who waits for the subscription's lock.
- */
-static Handover
-hand_over(OiDelivery *delivery, char **error)
-{
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), DELIVERY_TIMEOUT);
-	Handover	how;
-
-	pgstat_report_activity(STATE_RUNNING, "delivering events");
-	oi_slot_set_state(OI_WORKER_DELIVERING);
-	oi_slot_set_in_flight(delivery->n);
-	OI_FAULT_POINT("sink:before");
-	RESUME_CANCEL_INTERRUPTS();
-	how = !ready_sink(error) ? NOT_STARTED :
-		oi_sink_deliver(&oi_worker.sink, delivery->events, delivery->n, deadline, error) ?
-		ANSWERED : FAILED;
-	QueryCancelHoldoffCount = 1;
-	OI_FAULT_POINT("sink:after");
-	oi_slot_set_in_flight(0);
-
-	return how;
+	oi_worker.receiver = OI_RECEIVER_SILENT;
+	delivery = oi_judge_choose(batch, oi_worker.breaker.open ? 1 : oi_worker.breaker.limit);
+	if (!oi_worker.cursor.numbered || delivery->n == 0)
+		return delivery;
+	oi_intent_make(&oi_worker.cursor, batch, delivery);
+	record(&none, batch);
+	OI_FAULT_POINT("intent:recorded");
+	return NULL;
 }
 
 /*
@@ -268,6 +276,8 @@ settle(OiBatch *batch, const OiDelivery *delivery)
 		verdict.dead = 0;
 		back_off(verdict.reason, verdict.retry_after);
 	}
+	else if (verdict.keys == 0 && verdict.delivered == 0 && delivery->n > 0)
+		back_off("receiver did not say what became of the events", 0);
 	else if (verdict.keys > 0 && verdict.delivered == 0 && probe)
 		back_off(verdict.reason, verdict.retry_after);
 	else if (verdict.keys > 0)
@@ -285,31 +295,41 @@ settle(OiBatch *batch, const OiDelivery *delivery)
 static void
 deliver(OiBatch *batch)
 {
-	OiDelivery *delivery;
+	OiDelivery *delivery = NULL;
 	char	   *error = NULL;
-	Handover	how;
+	OiHandover	how = OI_HANDOVER_ANSWERED;
 
 	MemoryContextSwitchTo(oi_worker.cycle_context);
 	oi_judge_set_aside(batch, &oi_worker.held);
-	delivery = oi_judge_choose(batch, oi_worker.breaker.open ? 1 : oi_worker.breaker.limit);
-	how = delivery->n > 0 ? hand_over(delivery, &error) : ANSWERED;
+	if (oi_judge_has_open(batch))
+		how = oi_handover(NULL, &error);
+	if (how == OI_HANDOVER_ANSWERED)
+	{
+		delivery = choose(batch);
+		if (delivery == NULL)
+			return;
+		if (delivery->n > 0 && !oi_handover_was_received(delivery))
+			how = oi_handover(delivery, &error);
+	}
 
-	if (how != ANSWERED && oi_slot_take_cancel())
+	if (how != OI_HANDOVER_ANSWERED && oi_slot_take_cancel())
 	{
 		/* what became of it is not known; let him in who waits */
 		oi_breaker_failure(&oi_worker.breaker, oi_now(), YIELD);
 		return;
 	}
-	if (how == NOT_STARTED)
+	if (how == OI_HANDOVER_NOT_STARTED)
 		back_off(error, 0);
-	else if (how == FAILED && delivery->n > 1)
+	else if (how == OI_HANDOVER_FAILED && oi_worker.cursor.numbered)
+		back_off(error, 0);
+	else if (how == OI_HANDOVER_FAILED && delivery->n > 1)
 	{
 		oi_breaker_narrow(&oi_worker.breaker, delivery->n, oi_now());
 		note_failure(error, true);
 	}
 	else
 	{
-		if (how == FAILED)
+		if (how == OI_HANDOVER_FAILED)
 			oi_judge_failure(delivery, error);
 		settle(batch, delivery);
 	}
@@ -354,14 +374,20 @@ static bool
 work(void)
 {
 	OiBatch    *batch;
+	OiCursor   *cursor = &oi_worker.cursor;
+	bool		redo = cursor->open_failed.n > 0;
 
-	if (is_turn_of_failed())
+	if (oi_worker.batch == NULL && cursor->open_log.n > 0)
+		return fetch_open();
+	if (redo || ((oi_worker.batch == NULL || !oi_intent_has(oi_worker.batch)) &&
+				 is_turn_of_failed()))
 	{
 		MemoryContextSwitchTo(oi_worker.cycle_context);
-		batch = oi_drain_read_failed(oi_worker.sub, &oi_worker.cursor, &oi_worker.held, oi_now());
+		batch = redo ? oi_drain_read_open(oi_worker.sub, cursor, true) :
+			oi_drain_read_failed(oi_worker.sub, cursor, &oi_worker.held, oi_now());
 		if (batch == NULL)
 			oi_worker_load();
-		else if (batch->n > 0)
+		else if (redo || batch->n > 0)
 			deliver(batch);
 		return true;
 	}
@@ -399,7 +425,7 @@ sleep_until_due(void)
 	int64		left = oi_poll_interval;
 
 	XLogFlush(oi_worker.cursor.lsn);
-	if (oi_worker.batch != NULL)
+	if (oi_worker.batch != NULL || oi_worker.cursor.open_failed.n > 0)
 		until = oi_worker.breaker.probe_at;
 	else if (oi_worker.breaker.open)
 		until = Max(until, oi_worker.breaker.probe_at);
@@ -447,7 +473,8 @@ oi_cycle(void)
 	}
 	if (!changed && pause_reading())
 		return;
-	if (oi_worker.batch != NULL || oi_worker.held.next_due <= oi_now())
+	if (oi_worker.batch != NULL || oi_worker.held.next_due <= oi_now() ||
+		oi_worker.cursor.open_failed.n > 0)
 	{
 		oi_slot_set_state(OI_WORKER_DELIVERING);
 		oi_make_durable(lsn_needed());

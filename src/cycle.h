@@ -10,6 +10,7 @@
 
 #include "breaker.h"
 #include "drain.h"
+#include "intent.h"
 #include "shmem.h"
 #include "sink_loader.h"
 
@@ -24,6 +25,7 @@ typedef struct OiWorker
 	OiHeld		held;
 	OiBreaker	breaker;
 	OiSink		sink;
+	OiReceiver	receiver;		/* what it said when it was started */
 	OiBatch    *batch;			/* of the log; NULL: none */
 	MemoryContext batch_context;
 	MemoryContext cycle_context;	/* of what failed before, and of outcomes */

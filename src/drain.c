@@ -24,6 +24,7 @@
 #include "executor/spi.h"
 #include "fault.h"
 #include "incarnation.h"
+#include "intent.h"
 #include "miscadmin.h"
 #include "owner.h"
 #include "parking.h"
@@ -132,6 +133,35 @@ set_end(OiCursor *cursor)
 	" WHERE c.subscription OPERATOR(pg_catalog.=) $1"
 
 /*
+ * A column with open events of the first row found.
+ */
+static void
+open_column(OiOpen *open, int number, MemoryContext context)
+{
+	bool		isnull;
+	Datum		value = oi_drain_column(number, &isnull);
+
+	oi_open_from_datum(open, isnull ? (Datum) 0 : value, context);
+}
+
+/*
+ * Fill what a cursor knows of the last delivery.
+ */
+static void
+fill_open(OiCursor *cursor)
+{
+	bool		isnull;
+
+	cursor->token.number = DatumGetInt64(oi_drain_column(11, &isnull));
+	cursor->token.timeline = DatumGetInt32(oi_drain_column(12, &isnull));
+	cursor->repeated = true;
+	cursor->numbered = true;	/* until the sink says otherwise */
+	cursor->open_upto = DatumGetInt64(oi_drain_column(14, &isnull));
+	open_column(&cursor->open_log, 13, cursor->context);
+	open_column(&cursor->open_failed, 15, cursor->context);
+}
+
+/*
  * Fill a cursor from the first row found.
  */
 static void
@@ -147,6 +177,7 @@ fill_cursor(OiCursor *cursor)
 	moment_columns(&cursor->batch, 6, cursor->context);
 	cursor->progress = DatumGetInt64(oi_drain_column(9, &isnull));
 	cursor->above = DatumGetBool(oi_drain_column(10, &isnull));
+	fill_open(cursor);
 	set_end(cursor);
 	cursor->nlate = -1;
 	cursor->moved = false;
@@ -174,10 +205,13 @@ oi_drain_load(const OiSubscription *sub, OiCursor *cursor, OiHeld *held)
 	{
 		oi_drain_execute(sub->parks ?
 						 oi_drain_plan(&plan, "SELECT " CURSOR_COLUMNS_1_0
-									   ", c.behind_all_above" CURSOR_WHERE
+									   ", c.behind_all_above, c.token, c.token_timeline,"
+									   " c.open_log, c.open_upto, c.open_failed" CURSOR_WHERE
 									   " ORDER BY c.subscription, c.turn LIMIT 1", 1, types) :
 						 oi_drain_plan(&old_plan, "SELECT " CURSOR_COLUMNS_1_0
-									   ", false" CURSOR_WHERE, 1, types),
+									   ", false, 0::pg_catalog.int8, 0, NULL::pg_catalog.int8[],"
+									   " 0::pg_catalog.int8, NULL::pg_catalog.int8[]"
+									   CURSOR_WHERE, 1, types),
 						 values, NULL, true);
 		there = SPI_processed > 0;
 		if (there)
@@ -297,6 +331,37 @@ oi_drain_read(const OiSubscription *sub, OiCursor *cursor)
 }
 
 /*
+ * Read again the open events of a batch of the log, or of failed ones.  Failed
+ * ones that somebody discarded are not there any more.  NULL: what the worker
+ * knows is no longer so.
+ */
+OiBatch *
+oi_drain_read_open(const OiSubscription *sub, const OiCursor *cursor, bool failed)
+{
+	MemoryContext context = CurrentMemoryContext;
+	const OiOpen *open = failed ? &cursor->open_failed : &cursor->open_log;
+	OiBatch    *batch = NULL;
+	OiIdentity	was;
+
+	if (oi_drain_begin(sub->relid, &was))
+	{
+		if (row_is_current(sub, cursor))
+		{
+			batch = failed ? oi_parking_read_open(sub, open, context) :
+				oi_batch_read_open(sub, open, context);
+			batch->upto = cursor->open_upto;
+			batch->lsn = oi_wal_end();
+		}
+		oi_owner_end(&was, context);
+	}
+	MemoryContextSwitchTo(context);
+	if (batch != NULL)
+		oi_open_apply(open, batch);
+
+	return batch;
+}
+
+/*
  * Read events that failed and are due, into the current context.  NULL: what
  * the worker knows is no longer so.
  */
@@ -377,6 +442,23 @@ moment_values(const OiMoment *moment, Datum *values, char *nulls)
 	values[2] = FullTransactionIdGetDatum(FullTransactionIdFromU64(moment->next_xid));
 }
 
+/*
+ * What is open of a numbered sink's events, as five values of a query.
+ */
+static void
+open_values(const OiCursor *cursor, Datum *values, char *nulls)
+{
+	values[0] = Int64GetDatum(cursor->token.number);
+	values[1] = Int32GetDatum((int32) cursor->token.timeline);
+	values[2] = oi_open_to_datum(&cursor->open_log, false);
+	values[3] = Int64GetDatum(cursor->open_upto);
+	values[4] = oi_open_to_datum(&cursor->open_failed, false);
+	for (int i = 2; i < 5; i++)
+		nulls[i] = values[i] == 0 ? 'n' : ' ';
+	if (values[2] == 0)
+		nulls[3] = 'n';
+}
+
 /* records in one turn of the cursor's row */
 #define TURN 500
 
@@ -392,7 +474,8 @@ moment_values(const OiMoment *moment, Datum *values, char *nulls)
 	" THEN pg_catalog.clock_timestamp() ELSE c.delivered_at END"
 #define SET_MORE \
 	", retried = c.retried OPERATOR(pg_catalog.+) $12, behind_all_above = $13," \
-	" turn = c.turn OPERATOR(pg_catalog.-) $14"
+	" turn = c.turn OPERATOR(pg_catalog.-) $14, token = $15, token_timeline = $16," \
+	" open_log = $17, open_upto = $18, open_failed = $19"
 #define WHERE_CURSOR \
 	" WHERE c.ctid OPERATOR(pg_catalog.=) $1 AND c.xmin OPERATOR(pg_catalog.=) $2" \
 	" AND c.subscription OPERATOR(pg_catalog.=) $3 RETURNING c.ctid, c.xmin"
@@ -407,11 +490,12 @@ update_plan(const OiSubscription *sub, const OiCursor *cursor)
 	static SPIPlanPtr old_plan = NULL;
 	static SPIPlanPtr plans[2] = {NULL, NULL};
 	Oid			types[] = {TIDOID, XIDOID, INT4OID, PG_SNAPSHOTOID, INT8OID, XID8OID,
-	PG_SNAPSHOTOID, INT8OID, XID8OID, INT8OID, INT8OID, INT8OID, BOOLOID, INT8OID};
+		PG_SNAPSHOTOID, INT8OID, XID8OID, INT8OID, INT8OID, INT8OID, BOOLOID, INT8OID,
+	INT8OID, INT4OID, INT8ARRAYOID, INT8OID, INT8ARRAYOID};
 
 	if (!sub->parks)
 		return oi_drain_plan(&old_plan, UPDATE_CURSOR SET_MOMENTS SET_PROGRESS WHERE_CURSOR,
-							 lengthof(types) - 3, types);
+							 lengthof(types) - 8, types);
 	return oi_drain_plan(&plans[cursor->moved],
 						 cursor->moved ?
 						 UPDATE_CURSOR SET_MOMENTS SET_PROGRESS SET_MORE WHERE_CURSOR :
@@ -425,8 +509,8 @@ update_plan(const OiSubscription *sub, const OiCursor *cursor)
 static bool
 update_cursor(const OiSubscription *sub, OiCursor *cursor, const OiTally *tally)
 {
-	Datum		values[14] = {0};
-	char		nulls[] = "              ";
+	Datum		values[19] = {0};
+	char		nulls[] = "                   ";
 	bool		isnull;
 
 	values[0] = PointerGetDatum(&cursor->tid);
@@ -445,6 +529,7 @@ update_cursor(const OiSubscription *sub, OiCursor *cursor, const OiTally *tally)
 	values[12] = BoolGetDatum(cursor->above);
 	cursor->recorded = (cursor->recorded + 1) % TURN;
 	values[13] = Int64GetDatum(cursor->recorded == 0);
+	open_values(cursor, &values[14], &nulls[14]);
 	oi_drain_execute(update_plan(sub, cursor), values, nulls, false);
 	if (SPI_processed == 0)
 		return false;

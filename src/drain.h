@@ -23,6 +23,8 @@ typedef struct OiSubscription
 	char	   *name;
 	char	   *server;
 	char	   *topic;
+	char	   *installation;	/* that it is armed for, or where there is
+								 * none (1.0) the server's identifier */
 	int			ntypes;			/* -1: wants all types */
 	text	  **types;
 	Datum		type_array;		/* the same, for a query; 0 where ntypes is -1 */
@@ -43,6 +45,19 @@ typedef struct OiLate
 } OiLate;
 
 /*
+ * Events of a numbered sink that were read and are not known to be done: pairs
+ * of a position and of the index in the delivery of the cursor's token, or
+ * OI_NO_INDEX.
+ */
+typedef struct OiOpen
+{
+	int			n;
+	int64	   *pairs;
+} OiOpen;
+
+#define OI_NO_INDEX (-1)
+
+/*
  * Where it stands.  Everything that "behind" saw is delivered or not wanted.
  * While "batch" is a moment, so is, of what "batch" saw, all up to "progress";
  * a progress means nothing without the batch that it was made under.
@@ -55,6 +70,12 @@ typedef struct OiCursor
 								 * wrote it */
 	OiMoment	batch;
 	int64		progress;
+
+	/* of a numbered sink; see src/README, "Numbered deliveries" */
+	OiSinkToken token;			/* the last delivery that was recorded */
+	OiOpen		open_log;		/* what is open of a batch of the log */
+	int64		open_upto;		/* the progress when it is not */
+	OiOpen		open_failed;	/* of events that had failed */
 
 	/* the version of the row that says so */
 	ItemPointerData tid;
@@ -72,7 +93,9 @@ typedef struct OiCursor
 	int64		passed;			/* rows passed over since it was recorded */
 	int			recorded;		/* how many times it was, in the row's turn */
 	TimestampTz recorded_at;
-	MemoryContext context;		/* of the moments and of late */
+	bool		numbered;		/* so is the sink */
+	bool		repeated;		/* the delivery may have been made before */
+	MemoryContext context;		/* of the moments, of late and of pairs */
 } OiCursor;
 
 /* what became of an event */
@@ -91,6 +114,8 @@ typedef struct OiEventInfo
 	const char *key;			/* in the server's encoding */
 	int			attempts;		/* so far */
 	OiFate		fate;
+	int			index;			/* in the delivery of the cursor's token, or
+								 * OI_NO_INDEX */
 	const char *reason;			/* of parked and dead */
 	TimestampTz next_at;		/* of parked */
 } OiEventInfo;
@@ -129,6 +154,8 @@ extern bool oi_drain_current(const OiSubscription *sub, const OiCursor *cursor);
 extern OiBatch *oi_drain_read(const OiSubscription *sub, OiCursor *cursor);
 extern OiBatch *oi_drain_read_failed(const OiSubscription *sub, const OiCursor *cursor,
 									 OiHeld *held, TimestampTz now);
+extern OiBatch *oi_drain_read_open(const OiSubscription *sub, const OiCursor *cursor,
+								   bool failed);
 extern void oi_drain_advance(OiCursor *cursor, const OiBatch *batch);
 extern bool oi_drain_record(const OiSubscription *sub, OiCursor *cursor,
 							const OiTally *tally, OiBatch *batch, OiHeld *held);

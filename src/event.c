@@ -122,6 +122,7 @@ oi_event_fill(OiSinkEvent *event, OiEventInfo *info, const OiEventRow *row, Stri
 
 	memset(event, 0, sizeof(*event));
 	memset(info, 0, sizeof(*info));
+	info->index = OI_NO_INDEX;
 	event->position = DatumGetInt64(row->values[OI_EVENT_POSITION]);
 	event->event_id = *DatumGetUUIDP(row->values[OI_EVENT_ID]);
 	event->event_id_text = uuid_text(&event->event_id);

@@ -16,7 +16,8 @@
  * A retry without a reason means that the sink did not come to the event in
  * the time it had.  It stays in the batch, and so do those of its key behind
  * it.  The first of a delivery was tried in any case, so each delivery gets
- * somewhere.
+ * somewhere.  Of a numbered delivery such events keep their numbers: what became
+ * of them has to be found out.
  *
  *-------------------------------------------------------------------------
  */
@@ -81,6 +82,7 @@ static void
 choose(OiDelivery *delivery, const OiBatch *batch, int which)
 {
 	delivery->events[delivery->n] = batch->events[which];
+	delivery->events[delivery->n].index = delivery->n;
 	delivery->which[delivery->n++] = which;
 }
 
@@ -110,6 +112,18 @@ oi_judge_choose(OiBatch *batch, int limit)
 		batch->turn = (delivery->which[0] + 1) % batch->n;
 
 	return delivery;
+}
+
+/*
+ * Is there anything to be handed to the sink?
+ */
+bool
+oi_judge_has_open(const OiBatch *batch)
+{
+	for (int i = 0; i < batch->n; i++)
+		if (batch->info[i].fate == OI_FATE_OPEN)
+			return true;
+	return false;
 }
 
 /*
@@ -166,6 +180,20 @@ count_failure(OiVerdict *verdict, const OiSinkEvent *event, const OiEventInfo *i
 }
 
 /*
+ * An event was not sent, since one of its key before it failed: it waits.  One that
+ * had failed before waits in its table as it is; it loses its number, for it must
+ * not be sent before the other one.
+ */
+static void
+wait_behind(const OiBatch *batch, OiEventInfo *info)
+{
+	if (batch->failed)
+		info->index = OI_NO_INDEX;
+	else
+		info->fate = OI_FATE_WAITING;
+}
+
+/*
  * Give each event of a delivery its fate.
  */
 OiVerdict
@@ -184,8 +212,8 @@ oi_judge(const OiSubscription *sub, OiBatch *batch, const OiDelivery *delivery,
 
 		if (before != NULL)
 		{
-			if (before->failed && !batch->failed)
-				info->fate = OI_FATE_WAITING;
+			if (before->failed)
+				wait_behind(batch, info);
 			continue;
 		}
 		if (event->outcome == OI_SINK_DELIVERED)
@@ -198,7 +226,8 @@ oi_judge(const OiSubscription *sub, OiBatch *batch, const OiDelivery *delivery,
 		if (blocked == NULL)
 			blocked = make_table();
 		before = hash_search(blocked, info->key, HASH_ENTER, NULL);
-		before->failed = event->outcome == OI_SINK_REJECTED || event->reason != NULL || i == 0;
+		before->failed = event->outcome == OI_SINK_REJECTED || event->reason != NULL ||
+			(i == 0 && info->index == OI_NO_INDEX);
 		if (before->failed)
 		{
 			fail(sub, event, info, probe, now);
@@ -225,6 +254,7 @@ oi_judge_reopen(OiBatch *batch, const OiDelivery *delivery)
 		{
 			info->attempts = 0;
 			info->fate = OI_FATE_OPEN;
+			info->index = OI_NO_INDEX;
 		}
 	}
 }

@@ -31,6 +31,7 @@ typedef struct OiVerdict
 } OiVerdict;
 
 extern void oi_judge_set_aside(OiBatch *batch, const OiHeld *held);
+extern bool oi_judge_has_open(const OiBatch *batch);
 extern OiDelivery *oi_judge_choose(OiBatch *batch, int limit);
 extern void oi_judge_failure(OiDelivery *delivery, const char *error);
 extern OiVerdict oi_judge(const OiSubscription *sub, OiBatch *batch,

@@ -40,7 +40,7 @@
 #include "utils/uuid.h"
 
 /* changes with every change of what is below */
-#define OI_SINK_MAGIC 0x4F495302
+#define OI_SINK_MAGIC 0x4F495303
 
 /* bounds of one call of deliver, and so of what a crash leaves unrecorded */
 #define OI_SINK_MAX_EVENTS 5000
@@ -83,6 +83,8 @@ typedef struct OiSinkEvent
 	int			nheaders;
 	const OiSinkHeader *headers;
 	TimestampTz created_at;
+	int			index;			/* in its delivery, from 0; of a numbered sink
+								 * the same on every attempt under a number */
 
 	/* filled by deliver; what it changes above is not looked at */
 	OiSinkOutcome outcome;
@@ -94,6 +96,18 @@ typedef struct OiSinkEvent
 								 * the next attempt; 0: it does not say */
 } OiSinkEvent;
 
+/*
+ * A delivery of a numbered sink, as the database and the receiver remember it.
+ * Equal tokens are one delivery.  Numbers grow, by one or by more: they are
+ * about milliseconds since 1970.  After a failover that lost the last of them, a
+ * number may be given out again, on another timeline.
+ */
+typedef struct OiSinkToken
+{
+	int64		number;			/* 0: none */
+	uint32		timeline;		/* the server's, when the number was given out */
+} OiSinkToken;
+
 /* What a sink knows of the subscription that it serves.  Grows at its end. */
 typedef struct OiSinkState
 {
@@ -104,6 +118,18 @@ typedef struct OiSinkState
 	const char *source;			/* CloudEvents "source", a URI in ASCII */
 	List	   *options;		/* DefElems of the server */
 	List	   *user_options;	/* DefElems of the owner's user mapping */
+	const char *identity;		/* of the subscription, among those of all
+								 * databases anywhere; letters, digits, "."
+								 * and "-" */
+
+	/* of a numbered sink; startup may set it to false */
+	bool		numbered;
+	OiSinkToken token;			/* of the delivery that is made; in startup,
+								 * of the last that was recorded */
+	bool		repeated;		/* that delivery may have been made before */
+	bool		knows_receiver; /* startup may set these: the last that the
+								 * receiver has */
+	OiSinkToken receiver;
 } OiSinkState;
 
 typedef struct OiSinkCallbacks
@@ -132,6 +158,24 @@ typedef struct OiSinkCallbacks
 	 * must not raise an ERROR
 	 */
 	void		(*shutdown) (OiSinkState *state);
+
+	/*
+	 * A numbered sink has a receiver that refuses repeats by number, or that
+	 * keeps the last number with what it was sent.  A delivery to it is
+	 * recorded before it is made, with a number, and so are its events and
+	 * their indexes in it.  It is made again, under the same number, until
+	 * all is known: of an event that is left as OI_SINK_RETRY without a
+	 * reason, or after an ERROR, nothing is.  Then it comes again at the same
+	 * index; those with another outcome do not.  OI_SINK_RETRY with a reason
+	 * says that the receiver does not have the event, and never will under
+	 * that number; it gets another one.
+	 *
+	 * Where startup says what the receiver has, a recorded delivery with that
+	 * token counts as delivered and is not made again.  Such a sink is
+	 * started anew after an ERROR, and when it left an event of which nothing
+	 * is known.
+	 */
+	bool		numbered;
 } OiSinkCallbacks;
 
 typedef const OiSinkCallbacks *(*OiSinkInit) (void);

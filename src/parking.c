@@ -14,6 +14,7 @@
 
 #include "batch.h"
 #include "catalog/pg_type.h"
+#include "intent.h"
 #include "miscadmin.h"
 #include "parking.h"
 #include "utils/array.h"
@@ -167,6 +168,21 @@ row_due(HeapTuple row)
 }
 
 /*
+ * Add a row that a query found to a batch.  False: it is full.
+ */
+static bool
+add_failed(OiBatch *batch, const OiSubscription *sub, HeapTuple tuple, MemoryContext context)
+{
+	OiEventRow	row;
+
+	oi_event_row(&row, tuple, SPI_tuptable->tupdesc);
+	if (!oi_batch_add(batch, sub, &row, context))
+		return false;
+	batch->info[batch->n - 1].attempts = DatumGetInt32(row.values[ROW_ATTEMPTS - 1]);
+	return true;
+}
+
+/*
  * Add a key's events to a batch, up to the first that is not due.
  */
 static void
@@ -177,12 +193,9 @@ read_key(OiBatch *batch, const OiSubscription *sub, const OiHeldKey *key,
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	tuple = SPI_tuptable->vals[i];
-		OiEventRow	row;
 
-		oi_event_row(&row, tuple, SPI_tuptable->tupdesc);
-		if (row_due(tuple) > now || !oi_batch_add(batch, sub, &row, context))
+		if (row_due(tuple) > now || !add_failed(batch, sub, tuple, context))
 			break;
-		batch->info[batch->n - 1].attempts = DatumGetInt32(row.values[ROW_ATTEMPTS - 1]);
 	}
 	SPI_freetuptable(SPI_tuptable);
 }
@@ -231,6 +244,32 @@ oi_parking_read(const OiSubscription *sub, OiHeld *held, TimestampTz now,
 		if (batch->n == before)
 			find_head(sub, pstrdup(due[i]->key), PG_INT64_MIN, held);
 	}
+	return batch;
+}
+
+/*
+ * Read certain events that failed, of those that are still there.
+ */
+OiBatch *
+oi_parking_read_open(const OiSubscription *sub, const OiOpen *open, MemoryContext context)
+{
+	static SPIPlanPtr plan = NULL;
+	OiBatch    *batch = oi_batch_make(open->n, context);
+	Oid			types[] = {INT4OID, INT8ARRAYOID};
+	Datum		values[] = {Int32GetDatum(sub->id), oi_open_positions(open)};
+
+	batch->failed = true;
+	oi_drain_execute(oi_drain_plan(&plan,
+								   "SELECT l.position, NULL::pg_catalog.xid8, " OI_EVENT_COLUMNS
+								   ", l.state, l.attempts, l.next_at"
+								   " FROM order_idempotency.failed_events l"
+								   " WHERE l.subscription OPERATOR(pg_catalog.=) $1"
+								   " AND l.position OPERATOR(pg_catalog.=) ANY ($2)",
+								   lengthof(types), types),
+					 values, NULL, true);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		add_failed(batch, sub, SPI_tuptable->vals[i], context);
+	SPI_freetuptable(SPI_tuptable);
 	return batch;
 }
 

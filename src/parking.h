@@ -13,6 +13,8 @@
 extern void oi_parking_load(const OiSubscription *sub, OiHeld *held);
 extern OiBatch *oi_parking_read(const OiSubscription *sub, OiHeld *held,
 								TimestampTz now, MemoryContext context);
+extern OiBatch *oi_parking_read_open(const OiSubscription *sub, const OiOpen *open,
+									 MemoryContext context);
 extern void oi_parking_record(const OiSubscription *sub, const OiBatch *batch,
 							  OiHeld *held);
 

@@ -118,7 +118,7 @@ change(FunctionCallInfo fcinfo, const char *by_id, const char *by_key, const cha
 	}
 	values[3] = TimestampTzGetDatum(oi_now());
 	n = run(!PG_ARGISNULL(1) ? by_id : !PG_ARGISNULL(2) ? by_key : all, values, nulls);
-	oi_subscription_touch(DatumGetInt32(values[0]), NULL);
+	oi_subscription_touch(DatumGetInt32(values[0]));
 
 	return n;
 }

@@ -153,6 +153,7 @@ read_server(OiSink *sink, const OiSubscription *sub, Oid owner)
 	sink->state.source = oi_cloudevent_source(get_database_name(MyDatabaseId));
 	sink->state.options = copyObject(server->options);
 	sink->state.user_options = copyObject(user_options(owner, server->serverid));
+	sink->state.identity = psprintf("%s.%u.%d", sub->installation, MyDatabaseId, sub->id);
 	MemoryContextSwitchTo(old);
 }
 
@@ -252,6 +253,7 @@ call_startup(OiSink *sink, const char *server)
 	}
 	oi_watch_start(deadline);
 	load_library(sink);
+	sink->state.numbered = sink->callbacks->numbered;
 	if (sink->callbacks->check_configured)
 		missing = sink->callbacks->check_configured(&sink->state);
 	if (missing != NULL)
@@ -285,11 +287,13 @@ start_steps(OiSink *sink, const OiSubscription *sub, Oid owner)
 }
 
 /*
- * Start the sink of a subscription, as its server defines it now.  False: it
- * could not be started, and *error, in the current context, says why.
+ * Start the sink of a subscription, as its server defines it now; "last" is the last
+ * delivery that was recorded.  False: it could not be started, and *error, in
+ * the current context, says why.
  */
 bool
-oi_sink_start(OiSink *sink, const OiSubscription *sub, Oid owner, char **error)
+oi_sink_start(OiSink *sink, const OiSubscription *sub, Oid owner, const OiSinkToken *last,
+			  char **error)
 {
 	MemoryContext context = CurrentMemoryContext;
 	OiGuard		guard;
@@ -299,6 +303,7 @@ oi_sink_start(OiSink *sink, const OiSubscription *sub, Oid owner, char **error)
 	sink->state.context = AllocSetContextCreate(TopMemoryContext,
 												"order_idempotency sink",
 												ALLOCSET_DEFAULT_SIZES);
+	sink->state.token = *last;
 	oi_guard_enter(&guard);
 	PG_TRY();
 	{

@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
 #include "batch.h"
 #include "catalog/pg_type.h"
 #include "relation.h"
@@ -82,6 +83,9 @@ from_row(int32 id)
 	fill_types(sub, value, isnull);
 	value = oi_drain_column(5, &isnull);
 	fill_options(sub, isnull ? NULL : DatumGetJsonbP(value));
+	sub->installation = text_column(6);
+	if (sub->installation == NULL)
+		sub->installation = psprintf(UINT64_FORMAT, GetSystemIdentifier());
 
 	return sub;
 }
@@ -105,7 +109,8 @@ oi_drain_subscription(int32 id)
 		return NULL;
 	}
 	oi_drain_execute(oi_drain_plan(&plan,
-								   "SELECT s.name, s.server, s.topic, s.event_types, s.options"
+								   "SELECT s.name, s.server, s.topic, s.event_types, s.options,"
+								   " pg_catalog.to_jsonb(s) OPERATOR(pg_catalog.->>) 'armed_for'"
 								   " FROM order_idempotency.subscriptions s"
 								   " WHERE s.id OPERATOR(pg_catalog.=) $1", 1, types),
 					 values, NULL, true);

@@ -249,6 +249,11 @@ insert_cursor(int32 id, bool from_start)
 	values[CURSOR_RETRIED - 1] = Int64GetDatum(0);
 	values[CURSOR_BEHIND_ALL_ABOVE - 1] = BoolGetDatum(false);
 	values[CURSOR_TURN - 1] = Int64GetDatum(0);
+	values[CURSOR_TOKEN - 1] = Int64GetDatum(0);
+	values[CURSOR_TOKEN_TIMELINE - 1] = Int32GetDatum(0);
+	nulls[CURSOR_OPEN_LOG - 1] = true;
+	nulls[CURSOR_OPEN_UPTO - 1] = true;
+	nulls[CURSOR_OPEN_FAILED - 1] = true;
 	oi_insert_values(OI_REL_SUBSCRIPTION_CURSORS, values, nulls);
 }
 

@@ -63,7 +63,12 @@ enum
 	CURSOR_RETRIED,
 	CURSOR_BEHIND_ALL_ABOVE,
 	CURSOR_TURN,
-	CURSOR_COLUMNS = CURSOR_TURN
+	CURSOR_TOKEN,
+	CURSOR_TOKEN_TIMELINE,
+	CURSOR_OPEN_LOG,
+	CURSOR_OPEN_UPTO,
+	CURSOR_OPEN_FAILED,
+	CURSOR_COLUMNS = CURSOR_OPEN_FAILED
 };
 
 /* in subscription.c */
@@ -74,7 +79,7 @@ extern void oi_subscription_note_change(void);
 extern char *oi_required_text(FunctionCallInfo fcinfo, int number, const char *what);
 
 /* in subscription_control.c */
-extern void oi_subscription_touch(int32 id, const OiMoment *to);
+extern void oi_subscription_touch(int32 id);
 
 /* in redrive.c */
 extern int64 oi_failed_discard_all(int32 id);

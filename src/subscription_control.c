@@ -17,6 +17,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "incarnation.h"
+#include "intent.h"
 #include "miscadmin.h"
 #include "owner.h"
 #include "relation.h"
@@ -72,6 +73,28 @@ set_column(TupleTableSlot *slot, int column, Datum value)
 }
 
 /*
+ * Of the events that were read and not delivered, forget those that were not
+ * handed to the sink: they are read again, or passed over.  What became of others
+ * is still to be found out.
+ */
+static void
+keep_numbered(TupleTableSlot *slot)
+{
+	OiOpen		open = {0};
+	Datum		numbered;
+
+	if (slot->tts_isnull[CURSOR_OPEN_LOG - 1])
+		return;
+	oi_open_from_datum(&open, PointerGetDatum(PG_DETOAST_DATUM(slot->tts_values[CURSOR_OPEN_LOG - 1])),
+					   CurrentMemoryContext);
+	numbered = oi_open_to_datum(&open, true);
+	if (numbered != 0)
+		set_column(slot, CURSOR_OPEN_LOG, numbered);
+	else
+		slot->tts_isnull[CURSOR_OPEN_LOG - 1] = true;
+}
+
+/*
  * Have "behind" be another moment, whoever wrote what lies above its position.
  */
 static void
@@ -86,14 +109,27 @@ set_behind(TupleTableSlot *slot, const OiMoment *to)
 	slot->tts_isnull[CURSOR_BATCH_POSITION - 1] = true;
 	slot->tts_isnull[CURSOR_BATCH_NEXT_XID - 1] = true;
 	set_column(slot, CURSOR_PROGRESS, Int64GetDatum(0));
+	keep_numbered(slot);
+}
+
+/*
+ * Another receiver knows nothing of what the one before was sent.
+ */
+static void
+forget_deliveries(TupleTableSlot *slot)
+{
+	set_column(slot, CURSOR_TOKEN, Int64GetDatum(0));
+	slot->tts_isnull[CURSOR_OPEN_LOG - 1] = true;
+	slot->tts_isnull[CURSOR_OPEN_UPTO - 1] = true;
+	slot->tts_isnull[CURSOR_OPEN_FAILED - 1] = true;
 }
 
 /*
  * Make another version of a cursor's row, which the worker takes notice of;
  * with another "behind" if one is given.
  */
-void
-oi_subscription_touch(int32 id, const OiMoment *to)
+static void
+touch(int32 id, const OiMoment *to, bool other_receiver)
 {
 	OiTable		table;
 
@@ -105,11 +141,22 @@ oi_subscription_touch(int32 id, const OiMoment *to)
 
 		if (to != NULL)
 			set_behind(slot, to);
+		if (other_receiver)
+			forget_deliveries(slot);
 		store(&table, slot);
 	}
 	PopActiveSnapshot();
 	oi_table_close(&table);
 	oi_subscription_note_change();
+}
+
+/*
+ * Have the worker load everything anew.
+ */
+void
+oi_subscription_touch(int32 id)
+{
+	touch(id, NULL, false);
 }
 
 /*
@@ -158,7 +205,7 @@ oi_pause_subscription(PG_FUNCTION_ARGS)
 		store(&table, slot);
 	}
 	oi_table_close(&table);
-	oi_subscription_touch(id, NULL);
+	oi_subscription_touch(id);
 
 	PG_RETURN_VOID();
 }
@@ -193,7 +240,7 @@ oi_resume_subscription(PG_FUNCTION_ARGS)
 		store(&table, slot);
 	}
 	oi_table_close(&table);
-	oi_subscription_touch(id, NULL);
+	oi_subscription_touch(id);
 
 	PG_RETURN_VOID();
 }
@@ -278,7 +325,7 @@ oi_alter_subscription(PG_FUNCTION_ARGS)
 		set_column(slot, SUB_OPTIONS, merge_options(table.row, PG_GETARG_JSONB_P(4)));
 	store(&table, slot);
 	oi_table_close(&table);
-	oi_subscription_touch(id, NULL);
+	touch(id, NULL, !PG_ARGISNULL(1));
 
 	PG_RETURN_VOID();
 }
@@ -322,7 +369,7 @@ seek(int32 id, OiMoment *now, int64 position)
 	else
 		to = *now;
 	to.position = position;
-	oi_subscription_touch(id, &to);
+	touch(id, &to, false);
 
 	return position;
 }
