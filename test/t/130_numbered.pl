@@ -141,7 +141,7 @@ foreach my $name ('refuse', 'commit')
 
 # All at once, and the worker and the server killed.
 my @words = (('') x 100, ('retry', 'forget', 'lost', 'forget retry', 'retry lost') x 5, 'error', 'after', 'forget after');
-my $rounds = $ENV{OI_ROUNDS} // 6;
+my $rounds = $ENV{OI_ROUNDS} // 4;
 foreach my $name ('refuse', 'commit')
 {
 	foreach my $round (1 .. $rounds)

@@ -13,7 +13,8 @@
  * delivery and its C are added at once; startup tells the last C.
  *
  * Member "do" of the payload has a word for each attempt at the event that the
- * receiver does not have; behind their end it is "deliver".  Attempts are counted in a file beside the log,
+ * receiver does not have; behind their end it is "deliver".  A single
+ * "reject" is for all.  Attempts are counted in a file beside the log,
  * so across crashes.  With "commit" it is the first event's word that counts, but
  * for "reject".
  *
@@ -191,6 +192,8 @@ next_word(NumberedSink *sink, const OiSinkEvent *event)
 		return pstrdup("deliver");
 	words = pstrdup(at + strlen("\"do\": \""));
 	words[strcspn(words, "\"")] = '\0';
+	if (strcmp(words, "reject") == 0)
+		return words;
 	word = strtok(words, " ");
 	while (word != NULL && --attempt > 0)
 		word = strtok(NULL, " ");
