@@ -725,6 +725,32 @@ COMMENT ON FUNCTION grant_operator IS
 'Grants a role what operation needs: all of grant_monitor, SELECT on every table, get_order, order_history, create_subscription, alter_subscription, pause_subscription, resume_subscription, drop_subscription, seek_to_position, seek_to_time, redrive, discard, purge_orders, reset_stats and rotate_keys. Errors as in grant_application.';
 
 ----------------------------------------------------------------------------
+-- Null for an argument with a default means the default: the comments say so
+----------------------------------------------------------------------------
+
+DO $$
+DECLARE
+	c record;
+BEGIN
+	FOR c IN
+		SELECT * FROM (VALUES
+			('claim_key', 'consumer''s inbox', 'consumer''s inbox; null: default'),
+			('claim_key', '22004 key or scope is null', '22004 key is null'),
+			('complete_key', 'a null key or scope, or', 'a null key, or'),
+			('extend_key', '22004 an argument is null', '22004 an argument but scope is null'),
+			('create_order', 'on_conflict  error:', 'on_conflict  error or null:'),
+			('transition_order', 'on_conflict  error:', 'on_conflict  error or null:'),
+			('cancel_order', 'on_conflict  error:', 'on_conflict  error or null:'),
+			('cancel_order', 'if_missing   error:', 'if_missing   error or null:')) v (name, before, after)
+	LOOP
+		EXECUTE pg_catalog.format('COMMENT ON FUNCTION order_idempotency.%I IS %L', c.name,
+			pg_catalog.replace(pg_catalog.obj_description(('order_idempotency.' || c.name)::pg_catalog.regproc, 'pg_proc'),
+							   c.before, c.after));
+	END LOOP;
+END
+$$;
+
+----------------------------------------------------------------------------
 -- Hashes of keys in the order of time: from the next generation on.  The gate
 -- stays shut until this commits, so that nobody who has not heard of it claims a
 -- key in that generation.  This stays the last section: claims wait meanwhile,

@@ -934,7 +934,7 @@ COMMENT ON FUNCTION claim_key IS
 
 key      1 to 255 bytes, such as the value of an HTTP Idempotency-Key header (draft-ietf-httpapi-idempotency-key-header)
 request  what is asked for; its SHA-256 is kept, values that jsonb calls equal are the same request; null: not compared
-scope    1 to 255 bytes: a name space of keys, such as one consumer''s inbox
+scope    1 to 255 bytes: a name space of keys, such as one consumer''s inbox; null: default
 lease    null: committed means done, rolled back means never claimed;
          else, up to order_idempotency.key_retention: the claim may commit before the work is done, and others
          get "in_progress" until complete_key or the lease''s end; then the next one gets "claimed" with attempt + 1
@@ -944,7 +944,7 @@ replayed     it is done: response has what complete_key stored, or is null
 in_progress  another transaction holds the key after order_idempotency.in_flight_wait, or a lease runs (lease_until)
 mismatch     the key stands for another request; nothing else is filled
 
-No outcome is an error. Errors: 22004 key or scope is null; 22001 too long; 22023 empty, or a lease that is not
+No outcome is an error. Errors: 22004 key is null; 22001 too long; 22023 empty, or a lease that is not
 positive or too long; 54000 request over order_idempotency.max_payload; 25006 read-only transaction or standby;
 40001 lost at REPEATABLE READ or SERIALIZABLE; 40P01 deadlock; 55P03 lock_timeout.';
 COMMENT ON FUNCTION complete_key IS
@@ -959,7 +959,7 @@ replayed   it was completed before; the stored response stays
 stale      another attempt has taken over: the caller must not act on its work
 unknown    there is no such claim
 
-Errors: 22004 a null key or scope, or a null attempt of a claim with a lease; 22001, 22023, 54000, 25006, 40001, 40P01,
+Errors: 22004 a null key, or a null attempt of a claim with a lease; 22001, 22023, 54000, 25006, 40001, 40P01,
 55P03 as in claim_key; OI002 another transaction holds the claim after order_idempotency.in_flight_wait.';
 COMMENT ON FUNCTION extend_key IS
 'Lets the lease of a claim end that much after now.
@@ -972,7 +972,7 @@ extended  done
 stale     completed, without a lease, or taken over by another attempt
 unknown   there is no such claim
 
-Errors: 22004 an argument is null; others as in complete_key.';
+Errors: 22004 an argument but scope is null; others as in complete_key.';
 COMMENT ON FUNCTION release_key IS
 'Gives a claim back, as if the key had never been claimed: the next claim_key gets "claimed" with attempt 1.
 
@@ -1063,7 +1063,7 @@ payload      kept with the order, and in its event; up to order_idempotency.max_
 pay_within   how long the order may stay in its initial state; null: order_idempotency.pay_within; zero: for ever
 headers      of the event: a JSON object of strings, such as traceparent of W3C Trace Context;
              null: order_idempotency.headers
-on_conflict  error: what could not be done is an error; report: it is an outcome
+on_conflict  error or null: what could not be done is an error; report: it is an outcome
 
 created      now
 replayed     before, with the same amount, currency, account and payload; state and version are the current ones
@@ -1082,7 +1082,7 @@ to_state     1 to 63 bytes
 request_key  1 to 255 bytes: known to this order for good; null: the state itself is the key
 payload      goes into the event; up to order_idempotency.max_payload
 headers      of the event: a JSON object of strings; null: order_idempotency.headers
-on_conflict  error: what could not be done is an error; report: it is an outcome
+on_conflict  error or null: what could not be done is an error; report: it is an outcome
 
 applied      now
 replayed     before: this request_key was seen, or without one the order is or was in that state; event_id is that change''s
@@ -1098,9 +1098,9 @@ COMMENT ON FUNCTION cancel_order IS
 key          of the order
 reason       for the history and the event, 1 to 1024 bytes, or null
 request_key  1 to 255 bytes: known to this order for good; null: the state itself is the key
-if_missing   error: an unknown order is "missing"; tombstone: leave word, so that its create is refused when it comes
+if_missing   error or null: an unknown order is "missing"; tombstone: leave word, so that its create is refused when it comes
 headers      of the event: a JSON object of strings; null: order_idempotency.headers
-on_conflict  error: what could not be done is an error; report: it is an outcome
+on_conflict  error or null: what could not be done is an error; report: it is an outcome
 
 cancelled    now
 replayed     before

@@ -138,14 +138,15 @@ oi_arg_attempt(FunctionCallInfo fcinfo, int n)
 	return PG_GETARG_INT32(n);
 }
 
-/* One of two words; is it the second? */
+/* One of two words; is it the second?  Null is the first, the default. */
 bool
 oi_arg_word(FunctionCallInfo fcinfo, int n, const char *name,
 			const char *off, const char *on)
 {
 	char	   *word;
 
-	oi_arg_require(fcinfo, n, name);
+	if (PG_ARGISNULL(n))
+		return false;
 	word = text_to_cstring(PG_GETARG_TEXT_PP(n));
 	if (strcmp(word, on) != 0 && strcmp(word, off) != 0)
 		ereport(ERROR,

@@ -32,13 +32,18 @@ PG_FUNCTION_INFO_V1(oi_extend_key);
 PG_FUNCTION_INFO_V1(oi_release_key);
 PG_FUNCTION_INFO_V1(oi_emit_event);
 
-/* Reads key and scope, which all functions of claims have. */
+/*
+ * Reads key and scope, which all functions of claims have.  Who passes a null
+ * scope, as wrappers do for what they were not given, means the default.
+ */
 static void
 read_key(FunctionCallInfo fcinfo, int key, int scope, OiClaimCall *call)
 {
 	memset(call, 0, sizeof(OiClaimCall));
 	call->key = oi_arg_text(fcinfo, key, "key", OI_MAX_KEY, true);
-	call->scope = oi_arg_text(fcinfo, scope, "scope", OI_MAX_KEY, true);
+	call->scope = oi_arg_text(fcinfo, scope, "scope", OI_MAX_KEY, false);
+	if (call->scope == NULL)
+		call->scope = cstring_to_text("default");
 }
 
 /* An answer as a row of type claim_result. */
