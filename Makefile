@@ -117,9 +117,10 @@ demo:
 demo-stop:
 	@$(top)/scripts/private --stop demo
 
-## make bench           measure beside INSERT, PL/pgSQL, SELECT 1 and Redis; results in
+## make bench           measure beside INSERT, PL/pgSQL, Redis, PgQ and others; results in
 ##                      bench/README.md.  ONLY="create replay ..." chooses sections,
-##                      BENCH_ROUNDS=5, BENCH_SECONDS=5, GROWTH="1 10 50" (millions)
+##                      BENCH_ROUNDS=5, BENCH_SECONDS=5, BENCH_EVENTS=1000000 (to be
+##                      drained), GROWTH="1 10 50" (millions)
 bench:
 	@$(top)/scripts/setup bench
 	@$(top)/scripts/private bench bench/run $(bench_options)
@@ -127,6 +128,7 @@ bench:
 
 bench_options = $(if $(BENCH_ROUNDS),--rounds "$(BENCH_ROUNDS)") \
 	$(if $(BENCH_SECONDS),--seconds "$(BENCH_SECONDS)") \
+	$(if $(BENCH_EVENTS),--events "$(BENCH_EVENTS)") \
 	$(if $(ONLY),--only "$(ONLY)") $(if $(GROWTH),--growth "$(GROWTH)") \
 	--commit "$$(git -C $(top) describe --always --dirty 2>/dev/null || echo unknown)"
 

@@ -16,6 +16,7 @@
  *		-c N		clients (1)
  *		-s SECONDS	run for that long (1)
  *		-n CALLS	end after so many calls of all clients together
+ *		-r RATE		no more than so many calls a second of all clients together
  *		-k KEYS		"uuid7" or "random": a fresh key for each call; else a file
  *					with a key on each line, of which each call takes one by chance
  *		-o			once: each call takes the next key of the file, until it ends
@@ -36,16 +37,14 @@
 #include <libpq-fe.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "common.h"
 
 #define MAX_CLIENTS		100
 #define MAX_STATEMENTS	8
@@ -69,6 +68,7 @@ typedef struct Options
 	int			clients;
 	double		seconds;
 	long		calls;			/* 0: no limit */
+	double		rate;			/* 0: no limit */
 	const char *keys;
 	bool		once;
 	const char *expected;
@@ -113,30 +113,6 @@ static Options options = {.clients = 1,.seconds = 1,.keys = "random",.nparams = 
 static Shared *shared;
 static char **file_keys;
 static long nfile_keys;
-
-/* Ends the process with a message. */
-static void
-die(const char *format,...)
-{
-	va_list		args;
-
-	va_start(args, format);
-	fputs("client: ", stderr);
-	vfprintf(stderr, format, args);
-	fputc('\n', stderr);
-	va_end(args);
-	exit(1);
-}
-
-/* Seconds of a clock. */
-static double
-seconds_of(clockid_t clock)
-{
-	struct timespec now;
-
-	clock_gettime(clock, &now);
-	return now.tv_sec + now.tv_nsec / 1e9;
-}
 
 /* The next of a client's random numbers (splitmix64). */
 static uint64_t
@@ -348,6 +324,14 @@ may_go_on(const Result *result)
 	return __atomic_fetch_add(&shared->next_call, 1, __ATOMIC_RELAXED) < options.calls;
 }
 
+/* Waits until the next call is due. */
+static void
+wait_for_turn(const Result *result)
+{
+	if (options.rate > 0)
+		sleep_until(result->begin + result->calls * options.clients / options.rate);
+}
+
 /* One client's life. */
 static void
 run_client(int number)
@@ -367,7 +351,10 @@ run_client(int number)
 	result->begin = seconds_of(CLOCK_MONOTONIC);
 	cpu = seconds_of(CLOCK_PROCESS_CPUTIME_ID);
 	while (may_go_on(result) && call(&client))
+	{
 		result->calls++;
+		wait_for_turn(result);
+	}
 	result->end = seconds_of(CLOCK_MONOTONIC);
 	result->cpu = seconds_of(CLOCK_PROCESS_CPUTIME_ID) - cpu;
 	PQfinish(client.postgres);
@@ -447,6 +434,9 @@ read_option(int option, const char *value)
 		case 'n':
 			options.calls = atol(value);
 			break;
+		case 'r':
+			options.rate = atof(value);
+			break;
 		case 'k':
 			options.keys = value;
 			break;
@@ -472,7 +462,7 @@ read_arguments(int argc, char **argv)
 {
 	int			option;
 
-	while ((option = getopt(argc, argv, "+c:s:n:k:oe:p:")) != -1)
+	while ((option = getopt(argc, argv, "+c:s:n:r:k:oe:p:")) != -1)
 		read_option(option, optarg);
 	if (options.clients < 1 || options.clients > MAX_CLIENTS)
 		die("1 to %d clients", MAX_CLIENTS);

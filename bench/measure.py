@@ -46,11 +46,13 @@ class Client:
         """The file with keys of that name."""
         return self.workdir / f"keys.{name}"
 
-    def command(self, case, target, seconds=None, calls=None):
+    def command(self, case, target, seconds=None, calls=None, rate=None):
         """The command of a case's clients."""
         keys = case.keys if case.keys in ("uuid7", "random") else self.keys(case.keys)
         words = [self.program, "-c", case.clients, "-k", keys]
         words += ["-n", calls] if calls else ["-s", seconds]
+        if rate:
+            words += ["-r", rate]
         if case.once:
             words.append("-o")
         if case.expected:

@@ -14,6 +14,11 @@
  * run of rows, however many transactions there are, and memory for each
  * transaction only.
  *
+ * Rows are compared as a whole, (xid, position) with (xid, position), because only the
+ * index on both serves that.  With "xid = ..." the planner took the one on (position)
+ * where the statistics knew of few transactions, as after a load, and each batch
+ * read the log from the beginning.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -165,10 +170,9 @@ find_late(OiCursor *cursor)
 	static const char *const query =
 	"SELECT t.xid, e.position FROM pg_catalog.unnest($1) AS t(xid)"
 	" CROSS JOIN LATERAL (SELECT o.position FROM " OI_LOG_ROWS " o"
-	" WHERE o.xid OPERATOR(pg_catalog.=) t.xid"
-	" AND o.position OPERATOR(pg_catalog.>) $2"
-	" AND o.position OPERATOR(pg_catalog.<=) $3"
-	" ORDER BY o.position LIMIT 1) e";
+	" WHERE ROW(o.xid, o.position) OPERATOR(pg_catalog.>) ROW(t.xid, $2)"
+	" AND ROW(o.xid, o.position) OPERATOR(pg_catalog.<=) ROW(t.xid, $3)"
+	" ORDER BY o.xid, o.position LIMIT 1) e";
 	Oid			types[] = {XID8ARRAYOID, INT8OID, INT8OID};
 	Datum		values[lengthof(types)];
 	int64		start = OI_INCARNATION_START(OI_INCARNATION(cursor->behind.position));
@@ -213,11 +217,10 @@ fetch_rows(const OiSubscription *sub, const OiCursor *cursor, int most)
 	values[4] = Int64GetDatum(most);
 	oi_drain_execute(oi_drain_plan(&plan,
 								   "SELECT o.* FROM " OI_LOG_ROWS " o"
-								   " WHERE o.xid OPERATOR(pg_catalog.=) $1"
-								   " AND o.position OPERATOR(pg_catalog.>=) $2"
-								   " AND o.position OPERATOR(pg_catalog.<=) $3"
+								   " WHERE ROW(o.xid, o.position) OPERATOR(pg_catalog.>=) ROW($1, $2)"
+								   " AND ROW(o.xid, o.position) OPERATOR(pg_catalog.<=) ROW($1, $3)"
 								   " AND ($4 IS NULL OR o.type OPERATOR(pg_catalog.=) ANY ($4))"
-								   " ORDER BY o.position LIMIT $5", lengthof(types), types),
+								   " ORDER BY o.xid, o.position LIMIT $5", lengthof(types), types),
 					 values, nulls, true);
 }
 
