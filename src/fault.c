@@ -14,6 +14,15 @@
  *		drain:recording	the cursor is updated, in a transaction that is open
  *		drain:recorded	that transaction has committed
  *
+ * and in sinks, of kafka:
+ *
+ *		kafka:start		nobody on a later timeline was before us
+ *		kafka:started	we have the transactional id, and know the last delivery
+ *		kafka:begun		a transaction was begun
+ *		kafka:sent		its messages were handed to librdkafka, and the marker
+ *		kafka:committed	it is committed, or cannot be
+ *		kafka:aborted	it is aborted
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -29,4 +38,13 @@ void
 oi_set_fault(OiFault fault)
 {
 	oi_fault = fault;
+}
+
+/*
+ * A place in a sink, which is another library.
+ */
+void
+oi_sink_fault(const char *point)
+{
+	OI_FAULT_POINT(point);
 }

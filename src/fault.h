@@ -16,6 +16,9 @@ extern OiFault oi_fault;
 /* for tests: call this, in this process and those forked from it */
 extern PGDLLEXPORT void oi_set_fault(OiFault fault);
 
+/* a place of that name in a sink */
+extern PGDLLEXPORT void oi_sink_fault(const char *point);
+
 /* a place of that name; never on a session's path */
 #define OI_FAULT_POINT(point) \
 	do { \

@@ -1,0 +1,179 @@
+/*-------------------------------------------------------------------------
+ *
+ * kafka_message.c
+ *		An event as a message, and what its answer means.
+ *
+ * CloudEvents in binary mode: attributes are headers with the prefix "ce_", the
+ * value is the payload.  The key is the event's, and chooses the partition.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "kafka_sink.h"
+#include "miscadmin.h"
+
+/*
+ * Forget all answers: messages are sent from here on.
+ */
+void
+kafka_begin_round(KafkaSink *sink)
+{
+	KafkaInbox *inbox = sink->inbox;
+
+	inbox->round++;
+	inbox->unanswered = 0;
+	inbox->own_answer = KAFKA_NO_ANSWER;
+	inbox->own_offset = -1;
+	for (int i = 0; i < OI_SINK_MAX_EVENTS; i++)
+		inbox->answers[i] = KAFKA_NO_ANSWER;
+}
+
+/*
+ * Add a header.
+ */
+static void
+add_header(rd_kafka_headers_t *headers, const char *prefix, const char *name, const char *value)
+{
+	char	   *full = psprintf("%s%s", prefix, name);
+
+	(void) rd_kafka_header_add(headers, full, -1, value, -1);
+	pfree(full);
+}
+
+/*
+ * The headers of an event; trace context besides under the names that W3C gives
+ * it.
+ */
+static rd_kafka_headers_t *
+make_headers(const OiSinkState *state, const OiSinkEvent *event)
+{
+	int			n;
+	OiSinkHeader *attributes = oi_cloudevent_attributes(state, event, &n);
+	rd_kafka_headers_t *headers = rd_kafka_headers_new(n + 2);
+
+	for (int i = 0; i < n; i++)
+	{
+		if (strcmp(attributes[i].name, "datacontenttype") == 0)
+		{
+			add_header(headers, "", "content-type", attributes[i].value);
+			continue;
+		}
+		add_header(headers, "ce_", attributes[i].name, attributes[i].value);
+		if (strcmp(attributes[i].name, "traceparent") == 0 ||
+			strcmp(attributes[i].name, "tracestate") == 0)
+			add_header(headers, "", attributes[i].name, attributes[i].value);
+	}
+	pfree(attributes);
+	return headers;
+}
+
+/*
+ * Hand a message over to librdkafka, which copies it.  Where its queue is full,
+ * wait: it is being sent.
+ */
+static rd_kafka_resp_err_t
+produce(KafkaSink *sink, const rd_kafka_vu_t *parts, int n)
+{
+	while (true)
+	{
+		rd_kafka_error_t *error = rd_kafka_produceva(sink->producer, parts, n);
+		rd_kafka_resp_err_t code;
+
+		if (error == NULL)
+			return RD_KAFKA_RESP_ERR_NO_ERROR;
+		code = rd_kafka_error_code(error);
+		rd_kafka_error_destroy(error);
+		if (code != RD_KAFKA_RESP_ERR__QUEUE_FULL)
+			return code;
+		CHECK_FOR_INTERRUPTS();
+		rd_kafka_poll(sink->producer, KAFKA_SLICE);
+	}
+}
+
+/*
+ * What comes back with the answer to a message.
+ */
+static void *
+opaque_of(const KafkaSink *sink, int index)
+{
+	return (void *) ((uintptr_t) sink->inbox->round * KAFKA_INDEXES + index);
+}
+
+/*
+ * Send an event.  An event without a payload has an empty value, not none, which
+ * would be the end of its key in a compacted topic.
+ */
+rd_kafka_resp_err_t
+kafka_send(KafkaSink *sink, const OiSinkEvent *event, int index)
+{
+	const char *value = event->payload ? event->payload : "";
+	rd_kafka_headers_t *headers = make_headers(sink->state, event);
+	rd_kafka_vu_t parts[] = {
+		{.vtype = RD_KAFKA_VTYPE_TOPIC,.u.cstr = event->topic},
+		{.vtype = RD_KAFKA_VTYPE_KEY,.u.mem = {(void *) event->key, strlen(event->key)}},
+		{.vtype = RD_KAFKA_VTYPE_VALUE,.u.mem = {(void *) value, strlen(value)}},
+		{.vtype = RD_KAFKA_VTYPE_HEADERS,.u.headers = headers},
+		{.vtype = RD_KAFKA_VTYPE_MSGFLAGS,.u.i = RD_KAFKA_MSG_F_COPY},
+		{.vtype = RD_KAFKA_VTYPE_OPAQUE,.u.ptr = opaque_of(sink, index)},
+	};
+	rd_kafka_resp_err_t code = produce(sink, parts, lengthof(parts));
+
+	if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
+		sink->inbox->unanswered++;
+	else
+		rd_kafka_headers_destroy(headers);
+	return code;
+}
+
+/*
+ * Send a record of our own to the state topic.
+ */
+rd_kafka_resp_err_t
+kafka_send_own(KafkaSink *sink, const char *key, const char *value)
+{
+	rd_kafka_vu_t parts[] = {
+		{.vtype = RD_KAFKA_VTYPE_TOPIC,.u.cstr = sink->state_name},
+		{.vtype = RD_KAFKA_VTYPE_PARTITION,.u.i32 = KAFKA_STATE_PARTITION},
+		{.vtype = RD_KAFKA_VTYPE_KEY,.u.mem = {(void *) key, strlen(key)}},
+		{.vtype = RD_KAFKA_VTYPE_VALUE,.u.mem = {(void *) value, strlen(value)}},
+		{.vtype = RD_KAFKA_VTYPE_MSGFLAGS,.u.i = RD_KAFKA_MSG_F_COPY},
+		{.vtype = RD_KAFKA_VTYPE_OPAQUE,.u.ptr = opaque_of(sink, OI_SINK_MAX_EVENTS)},
+	};
+
+	return produce(sink, parts, lengthof(parts));
+}
+
+/*
+ * What an answer means.  docs/sinks.md has it as a table.
+ */
+KafkaVerdict
+kafka_verdict(rd_kafka_resp_err_t answer)
+{
+	switch (answer)
+	{
+		case RD_KAFKA_RESP_ERR_NO_ERROR:
+			return KAFKA_DELIVERED;
+		case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
+		case RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE:
+		case RD_KAFKA_RESP_ERR_INVALID_RECORD:
+		case RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP:
+		case RD_KAFKA_RESP_ERR_POLICY_VIOLATION:
+		case RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION:
+			return KAFKA_REJECTED;
+		case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
+		case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
+		case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
+		case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
+			return KAFKA_REFUSED;
+		case RD_KAFKA_RESP_ERR__PURGE_QUEUE:
+		case RD_KAFKA_RESP_ERR__PURGE_INFLIGHT:
+		case RD_KAFKA_RESP_ERR__FATAL:
+		case RD_KAFKA_RESP_ERR__STATE:
+		case RD_KAFKA_RESP_ERR__GAPLESS_GUARANTEE:
+		case RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER:
+			return KAFKA_UNTRIED;
+		default:
+			return KAFKA_TROUBLE;
+	}
+}

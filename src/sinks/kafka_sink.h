@@ -1,0 +1,103 @@
+/*-------------------------------------------------------------------------
+ *
+ * kafka_sink.h
+ *		What the sources of the sink "kafka" share.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef KAFKA_SINK_H
+#define KAFKA_SINK_H
+
+#include <librdkafka/rdkafka.h>
+#include <pthread.h>
+
+#include "compat.h"
+#include "order_sink.h"
+
+/* ms until interrupts are looked at, while librdkafka is waited for */
+#define KAFKA_SLICE 200
+
+/* the one partition of the state topic that is used, so that their number may change */
+#define KAFKA_STATE_PARTITION 0
+
+/* what has no answer yet */
+#define KAFKA_NO_ANSWER RD_KAFKA_RESP_ERR__IN_PROGRESS
+
+/* a message's opaque value is a round times this, and an index: of an event, or
+ * OI_SINK_MAX_EVENTS */
+#define KAFKA_INDEXES 8192
+
+/*
+ * What librdkafka tells us.  Not in memory of PostgreSQL's: its threads may write
+ * here, and may be there for longer than a sink.
+ */
+typedef struct KafkaInbox
+{
+	pthread_mutex_t lock;		/* of what follows */
+	char		said[512];		/* the last thing that it complained of */
+
+	/* written by rd_kafka_poll() and the like, so in our thread */
+	uint16		round;			/* answers to messages of others are ignored */
+	int			unanswered;
+	rd_kafka_resp_err_t answers[OI_SINK_MAX_EVENTS];
+	rd_kafka_resp_err_t own_answer; /* to a record for the state topic */
+	int64		own_offset;
+} KafkaInbox;
+
+typedef struct KafkaSink
+{
+	OiSinkState *state;
+	rd_kafka_t *producer;		/* NULL: not open */
+	rd_kafka_t *reader;			/* of the state topic, while it is opened */
+	rd_kafka_topic_t *state_topic;	/* of the reader */
+	KafkaInbox *inbox;
+	bool		transactions;
+	const char *state_name;		/* the state topic's */
+	uint32		timeline;		/* this server's */
+	OiSinkToken marker;			/* what the receiver has */
+} KafkaSink;
+
+/* what an answer says of the message */
+typedef enum KafkaVerdict
+{
+	KAFKA_DELIVERED,
+	KAFKA_REJECTED,				/* it will never be taken */
+	KAFKA_REFUSED,				/* not now, and it is about this message's
+								 * topic */
+	KAFKA_UNTRIED,				/* another one was the reason */
+	KAFKA_TROUBLE				/* the receiver's, or on the way there */
+} KafkaVerdict;
+
+/* what is let go of */
+typedef enum KafkaEnd
+{
+	KAFKA_END_READER,
+	KAFKA_END_HANDLES,
+	KAFKA_END_PROCESS			/* all of it, and nothing may be left behind */
+} KafkaEnd;
+
+/* kafka_handle.c */
+extern KafkaInbox *kafka_new_inbox(void);
+extern rd_kafka_t *kafka_new_handle(KafkaSink *sink, rd_kafka_type_t type);
+extern void kafka_close(KafkaSink *sink, KafkaEnd end);
+extern char *kafka_complaint(const KafkaSink *sink);
+extern void kafka_check_time(const KafkaSink *sink, TimestampTz deadline, const char *what);
+OI_NORETURN extern void kafka_report(const KafkaSink *sink, rd_kafka_error_t *error, const char *what);
+
+/* kafka_message.c */
+extern void kafka_begin_round(KafkaSink *sink);
+extern rd_kafka_resp_err_t kafka_send(KafkaSink *sink, const OiSinkEvent *event, int index);
+extern rd_kafka_resp_err_t kafka_send_own(KafkaSink *sink, const char *key, const char *value);
+extern KafkaVerdict kafka_verdict(rd_kafka_resp_err_t answer);
+
+/* kafka_state.c */
+extern void kafka_enter_transactions(KafkaSink *sink, TimestampTz deadline);
+extern void kafka_send_marker(KafkaSink *sink);
+
+/* kafka_transaction.c */
+extern void kafka_begin(KafkaSink *sink);
+extern rd_kafka_error_t *kafka_commit(KafkaSink *sink, TimestampTz deadline);
+extern void kafka_abort(KafkaSink *sink, TimestampTz deadline);
+extern void kafka_deliver_transaction(KafkaSink *sink, OiSinkEvent *events, int n, TimestampTz deadline);
+
+#endif							/* KAFKA_SINK_H */

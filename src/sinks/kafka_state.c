@@ -1,0 +1,356 @@
+/*-------------------------------------------------------------------------
+ *
+ * kafka_state.c
+ *		What Kafka remembers of a subscription: the state topic.
+ *
+ * A delivery and its marker, a record with the delivery's number and timeline, are
+ * one transaction.  So whoever reads the last marker knows which deliveries are
+ * there.  Offsets of a consumer group would do the same, but expire; records of
+ * a compacted topic stay.  Two keys for each subscription:
+ *
+ *		IDENTITY			the marker
+ *		IDENTITY.start		written at each start: the timeline of who started
+ *
+ * A start
+ *
+ *	1. looks whether a server on a later timeline has started.  Then this one is a
+ *	   former primary, and must not take over again: they would do it by turns.
+ *	2. takes over: from init_transactions on whoever had the transactional id before
+ *	   is fenced, and what he left open is committed or aborted.
+ *	3. writes its own start, and reads up to that, only what is committed.  All
+ *	   markers are before it, and it can only be read when the transactions of
+ *	   others that were open then are over.
+ *
+ * The topic is read from near its end, and farther from it as long as no marker
+ * is found.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "fault.h"
+#include "kafka_sink.h"
+#include "miscadmin.h"
+#include "utils/timestamp.h"
+
+/* records that are read first, and how many times as many then */
+#define FIRST_LOOK 1000
+#define LOOK_FACTOR 32
+
+/* how long a value of ours may be */
+#define MAX_VALUE 100
+
+/* of the topic that is created: how much of it there is beside what counts */
+#define SEGMENT_BYTES "16777216"
+
+#define MARKER_FORMAT "{\"number\": " INT64_FORMAT ", \"timeline\": %u}"
+
+/* what was found in the state topic; numbers and timelines of 0: nothing */
+typedef struct Found
+{
+	OiSinkToken marker;
+	OiSinkToken start;			/* number: 0 */
+} Found;
+
+/*
+ * The key of a subscription's starts.
+ */
+static char *
+start_key(const KafkaSink *sink)
+{
+	return psprintf("%s.start", sink->state->identity);
+}
+
+/*
+ * Send the marker of the delivery that is made.
+ */
+void
+kafka_send_marker(KafkaSink *sink)
+{
+	char		value[MAX_VALUE];
+
+	snprintf(value, sizeof(value), MARKER_FORMAT, sink->state->token.number,
+			 sink->state->token.timeline);
+	(void) kafka_send_own(sink, sink->state->identity, value);
+}
+
+/*
+ * Take a record of the state topic down, if it is of this subscription.
+ */
+static void
+take_record(const KafkaSink *sink, const rd_kafka_message_t *message, Found *found)
+{
+	size_t		len = strlen(sink->state->identity);
+	const char *key = message->key;
+	char		value[MAX_VALUE];
+	OiSinkToken token;
+	bool		start;
+
+	if (message->key_len < len || memcmp(key, sink->state->identity, len) != 0 ||
+		message->len >= sizeof(value))
+		return;
+	start = message->key_len == len + strlen(".start") &&
+		memcmp(key + len, ".start", strlen(".start")) == 0;
+	if (!start && message->key_len != len)
+		return;
+	memcpy(value, message->payload ? message->payload : "", message->len);
+	value[message->len] = '\0';
+	if (sscanf(value, MARKER_FORMAT, &token.number, &token.timeline) != 2)
+		return;
+	if (start)
+		found->start = token;
+	else
+		found->marker = token;
+}
+
+/*
+ * Raise the error of something that does not work with the state topic.
+ */
+OI_NORETURN static void
+report_topic(const KafkaSink *sink, const char *what, rd_kafka_resp_err_t code)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FDW_ERROR),
+			 errmsg("could not %s topic \"%s\": %s", what, sink->state_name, rd_kafka_err2str(code))));
+}
+
+/*
+ * Is an error one that waiting does not help against?
+ */
+static bool
+is_final(rd_kafka_resp_err_t code)
+{
+	KafkaVerdict verdict = kafka_verdict(code);
+
+	return verdict == KAFKA_REJECTED || verdict == KAFKA_REFUSED;
+}
+
+/*
+ * Read the state topic from one offset until another, the end of what is there
+ * if that is less.
+ */
+static void
+read_part(KafkaSink *sink, int64 from, int64 until, TimestampTz deadline, Found *found)
+{
+	bool		done = false;
+	rd_kafka_resp_err_t code;
+
+	if (rd_kafka_consume_start(sink->state_topic, KAFKA_STATE_PARTITION,
+							   from > 0 ? from : RD_KAFKA_OFFSET_BEGINNING) != 0)
+		report_topic(sink, "read", rd_kafka_last_error());
+	while (!done)
+	{
+		rd_kafka_message_t *message;
+
+		kafka_check_time(sink, deadline, psprintf("read topic \"%s\" to its end", sink->state_name));
+		message = rd_kafka_consume(sink->state_topic, KAFKA_STATE_PARTITION, KAFKA_SLICE);
+		if (message == NULL)
+			continue;
+		done = (message->err == RD_KAFKA_RESP_ERR_NO_ERROR && message->offset + 1 >= until) ||
+			(message->err == RD_KAFKA_RESP_ERR__PARTITION_EOF && message->offset >= until);
+		if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR && message->offset < until)
+			take_record(sink, message, found);
+		code = message->err;
+		rd_kafka_message_destroy(message);
+		if (code != RD_KAFKA_RESP_ERR_NO_ERROR && is_final(code))
+			report_topic(sink, "read", code);
+	}
+	(void) rd_kafka_consume_stop(sink->state_topic, KAFKA_STATE_PARTITION);
+}
+
+/*
+ * Look for the last records of this subscription before an offset.
+ */
+static void
+look_back(KafkaSink *sink, int64 until, TimestampTz deadline, Found *found)
+{
+	int64		look = FIRST_LOOK;
+	int64		from;
+
+	do
+	{
+		memset(found, 0, sizeof(*found));
+		from = until - look;
+		if (until > 0)
+			read_part(sink, from, until, deadline, found);
+		look *= LOOK_FACTOR;
+	} while (from > 0 && found->marker.number == 0);
+}
+
+/*
+ * Create the state topic.  That somebody else did meanwhile is fine.
+ */
+static void
+create_topic(KafkaSink *sink)
+{
+	char		said[256] = "";
+	rd_kafka_NewTopic_t *topic = rd_kafka_NewTopic_new(sink->state_name, 1, -1, said, sizeof(said));
+	rd_kafka_queue_t *queue = rd_kafka_queue_new(sink->reader);
+	rd_kafka_event_t *event = NULL;
+
+	if (topic != NULL)
+	{
+		rd_kafka_NewTopic_set_config(topic, "cleanup.policy", "compact");
+		rd_kafka_NewTopic_set_config(topic, "segment.bytes", SEGMENT_BYTES);
+		rd_kafka_CreateTopics(sink->reader, &topic, 1, NULL, queue);
+
+		/*
+		 * it has its answer, or will be looked for again; no interrupt may
+		 * leave these
+		 */
+		event = rd_kafka_queue_poll(queue, 900);
+		rd_kafka_NewTopic_destroy(topic);
+	}
+	if (event != NULL)
+	{
+		const rd_kafka_CreateTopics_result_t *result = rd_kafka_event_CreateTopics_result(event);
+		size_t		n = 0;
+		const rd_kafka_topic_result_t **topics = result ? rd_kafka_CreateTopics_result_topics(result, &n) : NULL;
+
+		if (n == 1 && rd_kafka_topic_result_error(topics[0]) != RD_KAFKA_RESP_ERR_NO_ERROR &&
+			rd_kafka_topic_result_error(topics[0]) != RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS)
+			snprintf(said, sizeof(said), "%s: %s",
+					 rd_kafka_err2str(rd_kafka_topic_result_error(topics[0])),
+					 rd_kafka_topic_result_error_string(topics[0]));
+		rd_kafka_event_destroy(event);
+	}
+	rd_kafka_queue_destroy(queue);
+	if (said[0] != '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_ERROR),
+				 errmsg("could not create topic \"%s\": %s", sink->state_name, said),
+				 errhint("Create it with cleanup.policy=compact, or have option \"state_topic\" name another one.")));
+}
+
+/*
+ * Does the state topic exist?  An error of the way there counts as not known, and
+ * is waited for.
+ */
+static bool
+topic_exists(KafkaSink *sink, TimestampTz deadline)
+{
+	while (true)
+	{
+		const rd_kafka_metadata_t *metadata = NULL;
+		rd_kafka_resp_err_t code = rd_kafka_metadata(sink->reader, 0, sink->state_topic, &metadata, KAFKA_SLICE);
+
+		if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
+		{
+			code = metadata->topic_cnt == 1 ? metadata->topics[0].err : RD_KAFKA_RESP_ERR_UNKNOWN;
+			rd_kafka_metadata_destroy(metadata);
+			if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
+				return true;
+			if (code == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)
+				return false;
+			if (is_final(code))
+				report_topic(sink, "use", code);
+		}
+		kafka_check_time(sink, deadline, "reach Kafka");
+		(void) rd_kafka_poll(sink->reader, KAFKA_SLICE / 4);
+	}
+}
+
+/*
+ * Open the state topic for reading.
+ */
+static void
+open_reader(KafkaSink *sink, TimestampTz deadline)
+{
+	sink->reader = kafka_new_handle(sink, RD_KAFKA_CONSUMER);
+	sink->state_topic = rd_kafka_topic_new(sink->reader, sink->state_name, NULL);
+	if (sink->state_topic == NULL)
+		report_topic(sink, "use", rd_kafka_last_error());
+	while (!topic_exists(sink, deadline))
+	{
+		create_topic(sink);
+		kafka_check_time(sink, deadline, psprintf("create topic \"%s\"", sink->state_name));
+	}
+}
+
+/*
+ * Has a server on a later timeline started?
+ */
+static void
+check_timeline(KafkaSink *sink, TimestampTz deadline)
+{
+	int64		low;
+	int64		high;
+	uint32		later;
+	Found		found;
+
+	while (rd_kafka_query_watermark_offsets(sink->reader, sink->state_name, KAFKA_STATE_PARTITION,
+											&low, &high, KAFKA_SLICE) != RD_KAFKA_RESP_ERR_NO_ERROR)
+	{
+		kafka_check_time(sink, deadline, psprintf("read topic \"%s\"", sink->state_name));
+		(void) rd_kafka_poll(sink->reader, KAFKA_SLICE / 4);
+	}
+	look_back(sink, high, deadline, &found);
+	later = Max(found.start.timeline, found.marker.timeline);
+	if (later > sink->timeline)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("subscription \"%s\" was taken over by a server on timeline %u, this one is on timeline %u",
+						sink->state->subscription, later, sink->timeline),
+				 errhint("If this is the former primary, end it.  If it is the one to go on, delete the records of key \"%s\" from topic \"%s\".",
+						 sink->state->identity, sink->state_name)));
+}
+
+/*
+ * Take over the transactional id.
+ */
+static void
+init_transactions(KafkaSink *sink, TimestampTz deadline)
+{
+	rd_kafka_error_t *error;
+
+	while ((error = rd_kafka_init_transactions(sink->producer, KAFKA_SLICE)) != NULL)
+	{
+		if (!rd_kafka_error_is_retriable(error))
+			kafka_report(sink, error, "initialize transactions");
+		rd_kafka_error_destroy(error);
+		kafka_check_time(sink, deadline, "initialize transactions");
+		(void) rd_kafka_poll(sink->producer, KAFKA_SLICE / 4);
+	}
+}
+
+/*
+ * Write down that this server has started; returns where.
+ */
+static int64
+write_start(KafkaSink *sink, TimestampTz deadline)
+{
+	char		value[MAX_VALUE];
+	rd_kafka_error_t *error;
+
+	snprintf(value, sizeof(value), MARKER_FORMAT, INT64CONST(0), sink->timeline);
+	kafka_begin(sink);
+	kafka_begin_round(sink);
+	(void) kafka_send_own(sink, start_key(sink), value);
+	error = kafka_commit(sink, deadline);
+	if (error != NULL)
+		kafka_report(sink, error, psprintf("write to topic \"%s\"", sink->state_name));
+	if (sink->inbox->own_answer != RD_KAFKA_RESP_ERR_NO_ERROR || sink->inbox->own_offset < 0)
+		report_topic(sink, "write to", sink->inbox->own_answer);
+	return sink->inbox->own_offset;
+}
+
+/*
+ * Become the one that has the transactional id, and learn which delivery was the
+ * last one before.
+ */
+void
+kafka_enter_transactions(KafkaSink *sink, TimestampTz deadline)
+{
+	Found		found;
+
+	sink->timeline = GetWALInsertionTimeLine();
+	open_reader(sink, deadline);
+	check_timeline(sink, deadline);
+	oi_sink_fault("kafka:start");
+	init_transactions(sink, deadline);
+	look_back(sink, write_start(sink, deadline), deadline, &found);
+	sink->marker = found.marker;
+	kafka_close(sink, KAFKA_END_READER);
+	oi_sink_fault("kafka:started");
+}

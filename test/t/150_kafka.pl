@@ -1,0 +1,212 @@
+# The sink "kafka" against a real broker, read by another client: promises 4 (no event
+# lost), 6 (order per key) and 7 (exactly once, and the same id on every attempt), what
+# goes out (CloudEvents in binary mode), what becomes of each answer, and what a server's
+# options can say.
+#
+# Bugs that this catches: a message that was refused taken for delivered, or taking
+# others along; one sent although an earlier one of its key was refused; what an aborted
+# transaction had seen by a consumer that reads what is committed; an event without a
+# payload that ends its key in a compacted topic; a secret in a message.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+
+use JSON::PP;
+use OrderIdempotency::Broker;
+use OrderIdempotency::Drain;
+use OrderIdempotency::Kafka;
+use OrderIdempotency::Node;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $api = 'order_idempotency';
+my $node = new_node('kafka', conf => "max_worker_processes = 24\n");
+OrderIdempotency::Kafka::require_kafka($node);
+
+my $canary = 'canary-4c81b2';
+my $kafka = OrderIdempotency::Kafka->new($node->basedir . '/kafka', sasl => { shop => $canary },
+	conf => <<~'CONF');
+	authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+	super.users=User:ANONYMOUS
+	CONF
+
+# A server of the sink, and a subscription to it.  Options: server and mapping, more
+# options; topic; options, of the subscription.
+sub create_kafka
+{
+	my ($name, %opt) = @_;
+	my $server = $opt{server} ? ", $opt{server}" : '';
+	my $servers = $opt{servers} // $kafka->servers;
+	my $options = $opt{options} // '{"backoff_min": 50, "backoff_max": 200, "max_attempts": 1000}';
+
+	$node->safe_psql('postgres',
+		"CREATE SERVER $name FOREIGN DATA WRAPPER order_idempotency_kafka OPTIONS (\"bootstrap.servers\" '$servers'$server)");
+	$node->safe_psql('postgres',
+		"CREATE USER MAPPING FOR CURRENT_USER SERVER $name OPTIONS ($opt{mapping})") if $opt{mapping};
+	$node->safe_psql('postgres',
+		"SELECT $api.create_subscription('$name', '$name', ARRAY['$name.event', '$name.other'], '$opt{topic}', '$options')");
+	wait_for_worker($node, $name);
+	return;
+}
+
+# An event for a subscription.
+sub event
+{
+	my ($subscription, $key, $payload, %opt) = @_;
+	my $type = $opt{type} // "$subscription.event";
+	my $headers = $opt{headers} // 'NULL';
+
+	$payload = defined $payload ? "'$payload'" : 'NULL';
+	return "SELECT $api.emit_event('$type', '$key', $payload, $headers);\n";
+}
+
+# Events in one transaction.
+sub emit_all { return $node->safe_psql('postgres', join '', 'BEGIN;', @_, 'COMMIT;') }
+
+# Checks that a subscription's events are in topics once each, those of a key in one
+# partition and in their order, but for those of keys that are excepted.  Option repeats:
+# some may be there again later.
+sub once_in_order
+{
+	my ($subscription, $topics, $what, %opt) = @_;
+	my $except = $opt{except} // '^$';
+	my @logged = split /\n/, $node->safe_psql('postgres', <<~"SQL");
+		SELECT event_id FROM $api.outbox WHERE type LIKE '$subscription.%'
+		AND key !~ '$except' ORDER BY position
+		SQL
+	my (%times, %place, %last, @wrong);
+	my %logged = map { $logged[$_] => $_ } 0 .. $#logged;
+
+	foreach my $record (grep { $_->{key} !~ /$except/ } map { $kafka->records($_) } @$topics)
+	{
+		my $id = $record->{headers}{ce_id}[0];
+		my $key = "$record->{topic} $record->{key}";
+
+		next if $opt{repeats} && $times{$id}++;
+		push @wrong, "ghost $id of $key" if !defined $logged{$id};
+		push @wrong, "$key in two partitions" if ($place{$key} //= $record->{partition}) != $record->{partition};
+		push @wrong, "$key out of order" if ($last{$key} // -1) > ($logged{$id} // -1);
+		$last{$key} = $logged{$id};
+		$times{$id}++ if !$opt{repeats};
+	}
+	push @wrong, "$_ is lost" foreach grep { !$times{$_} } @logged;
+	push @wrong, "$_ is there $times{$_} times" foreach grep { $times{$_} > 1 && !$opt{repeats} } keys %times;
+	is(join(', ', @wrong > 5 ? @wrong[0 .. 4] : @wrong), '', "$what: " . @logged . ' events once each, in order');
+	return;
+}
+
+# What the view of subscriptions says.
+sub status
+{
+	my ($name, $column) = @_;
+
+	return $node->safe_psql('postgres', "SELECT $column FROM $api.subscription_status WHERE name = '$name'");
+}
+
+# The topics that are there.
+$kafka->create_topic('large', 'max.message.bytes' => 20000, partitions => 1);
+foreach my $mode ('transactions', 'acks')
+{
+	my $name = "plain_$mode";
+	my $server = $mode eq 'acks' ? "exactly_once 'off'" : '';
+	my $topic = "shop.$name";
+
+	# What goes out.
+	$kafka->create_topic($topic);
+	create_kafka($name, server => $server, topic => $topic);
+	emit_all(event($name, 'cart é "7"', '{"n": 1}',
+			headers => q('{"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "note": "ü"}')),
+		event($name, 'bare'));
+	drained($node, $name);
+	my ($first) = grep { $_->{key} =~ /^cart/ } $kafka->records($topic);
+	my ($bare) = grep { $_->{key} eq 'bare' } $kafka->records($topic);
+	my ($id, $position) = split /\|/, $node->safe_psql('postgres',
+		"SELECT event_id, position FROM $api.outbox WHERE type = '$name.event' ORDER BY position LIMIT 1");
+	my %headers = map { $_ => join '|', @{ $first->{headers}{$_} } } keys %{ $first->{headers} };
+	like(delete $headers{ce_time}, qr/^\d{4}-\d\d-\d\dT[\d:]{8}\.\d{6}Z$/, "$mode: the event's time");
+	is_deeply(\%headers, {
+			ce_specversion => '1.0', ce_id => $id, ce_source => '/order_idempotency/postgres',
+			ce_type => "$name.event", ce_subject => "cart \x{e9} \"7\"", ce_partitionkey => "cart \x{e9} \"7\"",
+			ce_sequence => $position, ce_note => "\x{fc}", 'content-type' => 'application/json',
+			traceparent => '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
+			ce_traceparent => '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01' },
+		"$mode: attributes, content type and trace context as headers");
+	is($first->{key}, "cart \x{e9} \"7\"", "$mode: the key");
+	is_deeply(decode_json($first->{payload}), { n => 1 }, "$mode: the payload is the value");
+	is($bare->{payload}, '', "$mode: without a payload the value is empty, but there");
+	ok(!$bare->{headers}{'content-type'}, "$mode: and has no type");
+
+	# Many, of few keys.
+	emit_all(map { event($name, 'key-' . $_ % 37, "{\"n\": $_}") } 1 .. 3000);
+	drained($node, $name);
+	once_in_order($name, [$topic], "$mode: a backlog");
+
+	# Messages that are too large, for the broker and for the options; a batch of small
+	# ones that is; one of a topic that there is not.
+	my $mixed = "mixed_$mode";
+	$kafka->create_topic("shop.$mixed.event", partitions => 1, 'max.message.bytes' => 20000);
+	create_kafka($mixed, server => $server . ($server ? ', ' : '') . '"message.max.bytes" \'100000\'',
+		topic => 'shop.{type}');
+	my %large = map { $_ => '{"x": "' . 'x' x $_ . '"}' } 400, 40000, 200000;
+	emit_all(
+		(map { event($mixed, "small-$_", $large{400}) } 1 .. 100),
+		event($mixed, 'broker', $large{40000}), event($mixed, 'broker', '{}'),
+		event($mixed, 'options', $large{200000}), event($mixed, 'options', '{}'),
+		event($mixed, 'elsewhere', '{}', type => "$mixed.other"), event($mixed, 'elsewhere', '{}'),
+		(map { event($mixed, "small-$_", $large{400}) } 1 .. 100));
+	ok(poll($node, 'postgres', <<~"SQL"), "$mode: what is refused is dead, what may be taken later is parked");
+		SELECT (SELECT string_agg(key, ' ' ORDER BY key) FROM $api.dead_letters WHERE subscription = '$mixed'
+				AND reason LIKE '%size too large%') = 'broker options'
+		   AND (SELECT string_agg(key || ' ' || state, ', ' ORDER BY key, position) FROM $api.parked_events
+				WHERE subscription = '$mixed' AND (reason LIKE '%nknown topic%') IS NOT FALSE)
+			   = 'broker waiting, elsewhere parked, elsewhere waiting, options waiting'
+		   AND lag_events = 4 FROM $api.subscription_status WHERE name = '$mixed'
+		SQL
+	once_in_order($mixed, ["shop.$mixed.event"], "$mode: among some that are refused",
+		except => '^(broker|options|elsewhere)', repeats => $mode eq 'acks');
+	$kafka->create_topic("shop.$mixed.other");
+	$node->safe_psql('postgres', "SELECT $api.discard('$mixed', key => '$_')") foreach qw(broker options);
+	drained($node, $mixed);
+	once_in_order($mixed, [ "shop.$mixed.event", "shop.$mixed.other" ], "$mode: when there is the topic",
+		except => '^(broker|options)', repeats => $mode eq 'acks');
+	is(join(' ', map { "$_->{key}: $_->{payload}" } grep { $_->{key} =~ /^(broker|options)/ }
+			$kafka->records("shop.$mixed.event")), 'broker: {} options: {}', "$mode: and what was behind dead ones");
+}
+
+# The state topic was made as it has to be.
+like($kafka->admin('org.apache.kafka.tools.TopicCommand', '--describe', '--topic', 'order_idempotency'),
+	qr/PartitionCount: 1\b.*cleanup\.policy=compact/, 'the state topic is compacted');
+
+# SASL, and what a user may do.
+$kafka->create_topic("allowed.$_", partitions => 1) foreach qw(one two);
+$kafka->allow('shop', ['Write'], '--topic', 'allowed.one');
+$kafka->allow('shop', [ 'Write', 'Describe' ], '--transactional-id', '*');
+create_kafka('sasl', servers => '127.0.0.1:' . $kafka->sasl_port, topic => 'allowed.{key}',
+	server => q("security.protocol" 'sasl_plaintext', "sasl.mechanism" 'PLAIN', state_topic 'states'),
+	mapping => qq("sasl.username" 'shop', "sasl.password" 'wrong-$canary'));
+emit_all(map { event('sasl', $_, '{}') } qw(one two one two));
+ok(poll($node, 'postgres', "SELECT last_error ~ 'Authentication failed' FROM $api.subscription_status WHERE name = 'sasl'"),
+	'a wrong password is not let in');
+$node->safe_psql('postgres', qq(ALTER USER MAPPING FOR CURRENT_USER SERVER sasl OPTIONS (SET "sasl.password" '$canary')));
+ok(poll($node, 'postgres', "SELECT last_error ~ 'topic \"states\".*uthorization' FROM $api.subscription_status WHERE name = 'sasl'"),
+	'who may not use the state topic is told so');
+$kafka->create_topic('states', 'cleanup.policy' => 'compact');
+$kafka->allow('shop', [ 'Read', 'Write' ], '--topic', 'states');
+ok(poll($node, 'postgres', <<~"SQL"), 'a topic that one may not write to holds up its own keys only');
+	SELECT parked = 2 AND lag_events = 2 FROM $api.subscription_status WHERE name = 'sasl'
+	SQL
+like($node->safe_psql('postgres', "SELECT reason FROM $api.parked_events WHERE subscription = 'sasl' AND state = 'parked'"),
+	qr/opic authorization failed/, 'with the reason');
+$kafka->allow('shop', ['Write'], '--topic', 'allowed.two');
+drained($node, 'sasl');
+once_in_order('sasl', [ 'allowed.one', 'allowed.two' ], 'with a user and a password');
+is($node->safe_psql('postgres', "SELECT count(*) FROM $api.subscription_status WHERE last_error ~ '$canary'"), '0',
+	'no password in an error');
+unlike($node->safe_psql('postgres', "SELECT string_agg(reason, ' ') FROM $api.failed_events") . slurp_file($node->logfile)
+	  =~ s/LOG:  statement: .*//gr, qr/$canary/, 'nor in the log');
+
+$node->stop;
+done_testing();

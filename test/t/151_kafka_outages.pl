@@ -1,0 +1,163 @@
+# The sink "kafka" with a broker that is away, killed, frozen, cut off, black-holed or
+# full: promises 4 (no event lost), 6 (order per key) and 7 (exactly once); a worker
+# that is told to end does so within seconds, whatever its broker does.
+#
+# Bugs that this catches: an answer that did not come taken for one that did; a commit
+# of which nothing is known taken for done, or for not done; a worker that cannot be
+# ended while librdkafka waits; a former attempt that still sends when the next one does.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+
+use OrderIdempotency::Broker;
+use OrderIdempotency::Drain;
+use OrderIdempotency::Kafka;
+use OrderIdempotency::Node;
+use OrderIdempotency::Proxy;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time);
+
+my $api = 'order_idempotency';
+my $node = new_node('kafka_outages', conf => "max_worker_processes = 24\n");
+OrderIdempotency::Kafka::require_kafka($node);
+
+# how long a worker may take to end; five seconds, but the machine may be busy
+my $at_once = 15;
+
+my $kafka = OrderIdempotency::Kafka->new($node->basedir . '/kafka', proxy => 1);
+my %last;
+
+# Events of a few keys, each in one transaction.
+sub emit_some
+{
+	my ($name, $count) = @_;
+
+	$node->safe_psql('postgres', join '', map {
+		my $key = 'key-' . $_ % 7;
+		my $n = ++$last{"$name $key"};
+		"SELECT $api.emit_event('$name.event', '$key', '{\"n\": $n}');\n"
+	} 1 .. $count);
+	return;
+}
+
+# Checks that each event is in the topic, in order; once, or with acks at least once, where
+# what counts is when an event is there first.
+sub all_there
+{
+	my ($name, $what) = @_;
+	my @logged = split /\n/, $node->safe_psql('postgres',
+		"SELECT event_id FROM $api.outbox WHERE type = '$name.event' ORDER BY position");
+	my %logged = map { $logged[$_] => $_ } 0 .. $#logged;
+	my (%times, %last_of, @wrong);
+
+	foreach my $record ($kafka->records($name))
+	{
+		my $id = $record->{headers}{ce_id}[0];
+
+		push @wrong, "ghost $id" if !defined $logged{$id};
+		next if $times{$id}++;
+		push @wrong, "$record->{key} out of order" if ($last_of{ $record->{key} } // -1) > $logged{$id};
+		$last_of{ $record->{key} } = $logged{$id};
+	}
+	push @wrong, map { "lost $_" } grep { !$times{$_} } @logged;
+	my $repeated = grep { $_ > 1 } values %times;
+	push @wrong, "$repeated repeated" if $repeated && $name !~ /acks/;
+	is(join(', ', @wrong > 5 ? @wrong[0 .. 4] : @wrong), '', "$what: " . @logged . " events, $repeated repeated");
+	return;
+}
+
+# Has the worker of a subscription end, and returns how long that took; another one is
+# started then.
+sub end_worker
+{
+	my ($name) = @_;
+	my $pid = worker_pid($node, $name);
+	my $began = time;
+
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
+	$node->poll_query_until('postgres', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)") or die;
+	return time - $began;
+}
+
+# Waits until the worker of a subscription is in a delivery that gets no answer.
+sub wait_for_delivery
+{
+	my ($name) = @_;
+
+	poll($node, 'postgres', "SELECT state <> 'idle' FROM $api.subscription_status WHERE name = '$name'") or die;
+	return;
+}
+
+my $proxy = $kafka->{proxy};
+foreach my $name ('exactly', 'acks')
+{
+	my $server = $name eq 'acks' ? ", exactly_once 'off'" : '';
+
+	$kafka->create_topic($name);
+	$kafka->kill9;
+
+	# Away when the subscription is made.
+	$node->safe_psql('postgres', <<~"SQL");
+		CREATE SERVER $name FOREIGN DATA WRAPPER order_idempotency_kafka
+			OPTIONS ("bootstrap.servers" '127.0.0.1:@{[ $proxy->port ]}', "socket.timeout.ms" '2000'$server);
+		SELECT $api.create_subscription('$name', '$name', ARRAY['$name.event'], '$name',
+			'{"backoff_min": 50, "backoff_max": 500}');
+		SQL
+	emit_some($name, 50);
+	ok(poll($node, 'postgres', "SELECT last_error IS NOT NULL FROM $api.subscription_status WHERE name = '$name'"),
+		"$name: a broker that is away is told of");
+	cmp_ok(end_worker($name), '<', $at_once, "$name: the worker ends while it is away");
+	$kafka->start;
+	drained($node, $name);
+	all_there($name, "$name: away at the start");
+
+	# Killed while it is at work, and started again.
+	foreach (1 .. 3)
+	{
+		emit_some($name, 400);
+		$kafka->kill9;
+		emit_some($name, 50);
+		$kafka->start;
+		emit_some($name, 50);
+	}
+	drained($node, $name);
+	all_there($name, "$name: killed and started again");
+
+	# Standing still, with connections open.
+	$kafka->freeze;
+	emit_some($name, 100);
+	wait_for_delivery($name);
+	cmp_ok(end_worker($name), '<', $at_once, "$name: the worker ends while the broker stands still");
+	$kafka->thaw;
+	drained($node, $name);
+	all_there($name, "$name: stood still");
+
+	# Cut off in the middle of its answers; each time at another place.
+	foreach my $bytes (1, 40, 90, 200, 400)
+	{
+		$proxy->tell("cut $bytes");
+		emit_some($name, 100);
+		drained($node, $name);
+	}
+	all_there($name, "$name: cut off in its answers");
+
+	# What is sent arrives, no answer does; nothing does.
+	foreach my $mode ('deaf', 'hole', 'stall')
+	{
+		$proxy->tell($mode);
+		emit_some($name, 100);
+		wait_for_delivery($name);
+		cmp_ok(end_worker($name), '<', $at_once, "$name: the worker ends in front of a $mode");
+		$proxy->tell('pass');
+		$proxy->tell('drop');
+		drained($node, $name);
+		all_there($name, "$name: after a $mode");
+	}
+}
+
+$node->stop;
+done_testing();

