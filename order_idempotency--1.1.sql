@@ -605,14 +605,16 @@ CREATE VIEW subscription_status AS
 							ORDER BY n.turn LIMIT 1) c
 		LEFT JOIN subscription_workers() w ON w.subscription = s.id
 		-- as OI_INCARNATION of src/incarnation.h
-		CROSS JOIN LATERAL (SELECT c.behind_position >> 44 AS incarnation) i
+		CROSS JOIN LATERAL (SELECT c.behind_position >> 44 AS incarnation,
+								   ARRAY(SELECT pg_catalog.pg_snapshot_xip(c.behind)) AS open OFFSET 0) i
 		-- what the next batches will have, as batch.c finds it
 		CROSS JOIN LATERAL (
 			SELECT pg_catalog.count(*) AS events, pg_catalog.min(o.created_at) AS oldest,
 				   COALESCE(pg_catalog.sum(pg_catalog.pg_column_size(o.*)), 0) AS bytes
 			FROM outbox o
 			WHERE (o.position > c.behind_position
-				   OR (o.xid >= pg_catalog.pg_snapshot_xmin(c.behind) AND o.xid < c.behind_next_xid
+				   OR ((o.xid = ANY (i.open)
+						OR (o.xid >= pg_catalog.pg_snapshot_xmax(c.behind) AND o.xid < c.behind_next_xid))
 					   AND o.position >> 44 = i.incarnation))
 			  AND (o.position >> 44 > i.incarnation
 				   OR (((c.behind_all_above AND o.position > c.behind_position)
