@@ -46,15 +46,15 @@ append_counted(StringInfo buffer, const char *data, int length)
 	appendBinaryStringInfo(buffer, data, length);
 }
 
-/* The value of a hexadecimal digit, or -1. */
-static int
-hex_value(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	c |= 0x20;
-	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
+/* hexadecimal digits: their value, and IS_DIGIT */
+#define IS_DIGIT 0x10
+static const uint8 hex_digits[256] = {
+	['0'] = 0x10,['1'] = 0x11,['2'] = 0x12,['3'] = 0x13,['4'] = 0x14,
+	['5'] = 0x15,['6'] = 0x16,['7'] = 0x17,['8'] = 0x18,['9'] = 0x19,
+	['a'] = 0x1a,['b'] = 0x1b,['c'] = 0x1c,['d'] = 0x1d,['e'] = 0x1e,
+	['f'] = 0x1f,['A'] = 0x1a,['B'] = 0x1b,['C'] = 0x1c,['D'] = 0x1d,
+	['E'] = 0x1e,['F'] = 0x1f
+};
 
 /*
  * Is this the canonical text of a UUIDv7?  Then *time is the upper part of its
@@ -69,27 +69,22 @@ hex_value(char c)
 static bool
 uuid7_time(const char *key, int length, uint32 *time)
 {
+	static const uint8 groups[] = {0, 8, 9, 13, 14, 18, 19, 23, 24, 36};
+	const uint8 *digits = (const uint8 *) key;
+	uint8		all = IS_DIGIT;
 	uint32		upper = 0;
 
-	if (length != 36 || key[14] != '7')
+	if (length != 36 || key[8] != '-' || key[13] != '-' || key[14] != '7' ||
+		key[18] != '-' || (hex_digits[digits[19]] & 0xc) != 0x8 ||
+		key[23] != '-')
 		return false;
-	for (int i = 0; i < length; i++)
-	{
-		int			digit = hex_value(key[i]);
-
-		if (i == 8 || i == 13 || i == 18 || i == 23)
-		{
-			if (key[i] != '-')
-				return false;
-			continue;
-		}
-		if (digit < 0 || (i == 19 && (digit & 0xc) != 0x8))
-			return false;
-		if (i < 8)
-			upper = upper << 4 | digit;
-	}
+	for (int group = 0; group < (int) lengthof(groups); group += 2)
+		for (int i = groups[group]; i < groups[group + 1]; i++)
+			all &= hex_digits[digits[i]];
+	for (int i = 0; i < 8; i++)
+		upper = upper << 4 | (hex_digits[digits[i]] & 0xf);
 	*time = upper;
-	return true;
+	return all != 0;
 }
 
 /* The hash under which a claim is stored: 16 bytes over scope and key. */

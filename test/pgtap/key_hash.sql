@@ -5,7 +5,7 @@
 BEGIN;
 \ir lib/tools.psql
 SET search_path = order_idempotency, public;
-SELECT plan(31);
+SELECT plan(67);
 
 -- the first 16 bytes of the SHA-256 of scope and key, each preceded by its length
 CREATE FUNCTION pg_temp.sha(key text, scope text = 'default') RETURNS text LANGUAGE sql AS $$
@@ -66,6 +66,8 @@ FROM (VALUES
 	('0192f0c1-77d1-7c3a-8a3e_c91d54b07f26', 'an underscore for a hyphen'),
 	('0192f0c1-77d1-7c3a-8a3e-c91d54b07fé', 'a key of 36 bytes'),
 	('order-1', 'any other key')) v (key, what);
+SELECT is(pg_temp.stored(key), pg_temp.plain(key), 'a letter that is no digit: ' || key)
+FROM generate_series(1, 36) i, overlay('0192f0c1-77d1-7c3a-8a3e-c91d54b07f26' PLACING 'G' FROM i) key;
 
 -- Settled is settled: a table that has been emptied makes no difference.
 SELECT is(pg_temp.stored('order-2'), pg_temp.plain('order-2', 'default'), 'the next claim');
