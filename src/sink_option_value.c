@@ -31,6 +31,7 @@
 #define MOST_HOST 253
 #define MOST_NAME 127
 #define MOST_SECRET 8192
+#define MOST_SOCKET_PATH 107
 
 #define LETTERS_AND_DIGITS \
 	"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -201,6 +202,21 @@ is_host_and_port(const char *text, size_t len, bool port_required)
 }
 
 /*
+ * A host, or the path of a Unix socket: what listens there is talked to by the
+ * server's operating system user.
+ */
+static void
+check_host_or_socket(const char *name, const char *value)
+{
+	if (value[0] == '/')
+		check_path(name, value, ROLE_PG_WRITE_SERVER_FILES, "pg_write_server_files", "");
+	else if (!is_host(value, strlen(value), false))
+		report_value(name, "the name or the address of a host, or the absolute path of a Unix socket");
+	if (value[0] == '/' && strlen(value) > MOST_SOCKET_PATH)
+		report_value(name, "of at most 107 bytes, for a Unix socket");
+}
+
+/*
  * A list of host:port, or of URLs of NATS, which have no user name either: it would
  * be visible to all.
  */
@@ -312,6 +328,9 @@ oi_check_option_value(const OiSinkOption *option, DefElem *given)
 		case OI_KIND_HOST:
 			if (!is_host(value, strlen(value), false))
 				report_value(option->name, "the name or the address of a host");
+			break;
+		case OI_KIND_HOST_OR_SOCKET:
+			check_host_or_socket(option->name, value);
 			break;
 		case OI_KIND_HOSTS:
 			check_hosts(option->name, value, false);

@@ -17,6 +17,8 @@ typedef enum OiOptionKind
 	OI_KIND_CHOICE,				/* one of some words */
 	OI_KIND_HEADER_TEXT,		/* what may stand in a header line */
 	OI_KIND_HOST,				/* a name or an address */
+	OI_KIND_HOST_OR_SOCKET,		/* or an absolute path, which takes
+								 * pg_write_server_files */
 	OI_KIND_HOSTS,				/* host:port, comma-separated */
 	OI_KIND_HTTP_URL,
 	OI_KIND_INTEGER,			/* from least to most */

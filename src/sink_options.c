@@ -99,14 +99,15 @@ static const OiSinkOption rabbitmq_options[] = {
 };
 
 static const OiSinkOption redis_options[] = {
-	TLS_FILES,
+	{.name = "allow_addresses",.kind = OI_KIND_NETWORKS},
 	{.name = "database",.kind = OI_KIND_INTEGER,.least = 0,.most = 65535},
-	{.name = "host",.kind = OI_KIND_HOST,.required = true},
+	{.name = "host",.kind = OI_KIND_HOST_OR_SOCKET,.required = true},
 	{.name = "max_in_flight",.kind = OI_KIND_INTEGER,.least = 1,.most = 5000},
 	{.name = "maxlen",.kind = OI_KIND_INTEGER,.least = 1,.most = PG_INT32_MAX},
 	{.name = "port",.kind = OI_KIND_INTEGER,.least = 1,.most = 65535},
 	{.name = "timeout",.kind = OI_KIND_INTEGER,.least = 100,.most = 25000},
-	{.name = "tls",.kind = OI_KIND_BOOLEAN},
+	{.name = "wait_replicas",.kind = OI_KIND_INTEGER,.least = 1,.most = 100},
+	{.name = "wait_timeout",.kind = OI_KIND_INTEGER,.least = 1,.most = 25000},
 	{.name = "password",.kind = OI_KIND_SECRET,.user = true},
 	{.name = "user",.kind = OI_KIND_SECRET,.user = true},
 	{.name = NULL}

@@ -7,7 +7,7 @@
 BEGIN;
 \ir lib/tools.psql
 SET search_path = order_idempotency, public;
-SELECT plan(85);
+SELECT plan(89);
 
 -- Servers that there can be, with every option.
 CREATE TEMP TABLE good (sink text, options text, mapping text);
@@ -22,7 +22,7 @@ INSERT INTO good VALUES
 	('kafka', $$"bootstrap.servers" 'a:9092', "security.protocol" 'sasl_ssl', "sasl.mechanism" 'SCRAM-SHA-512', "ssl.ca.location" '/a', "compression.type" 'zstd'$$,
 		$$"sasl.username" 'u', "sasl.password" 'p', "ssl.key.password" 'k'$$),
 	('redis', $$host '127.0.0.1'$$, NULL),
-	('redis', $$host 'redis', port '6380', database '3', tls 'off', maxlen '1000000', max_in_flight '1', timeout '100'$$,
+	('redis', $$host 'redis', port '6380', database '3', maxlen '1000000', max_in_flight '1', timeout '100', wait_replicas '1', wait_timeout '500', allow_addresses '10.0.0.0/8'$$,
 		$$user 'u', password 'p'$$);
 SELECT lives_ok(format('CREATE SERVER good_%s FOREIGN DATA WRAPPER order_idempotency_%s OPTIONS (%s)', row_number() OVER (), sink, options),
 				sink || ': ' || options) FROM good;
@@ -49,6 +49,8 @@ INSERT INTO bad VALUES
 	('nats', $$url 'a:4222'$$, 'HV024'), ('nats', $$url 'http://a'$$, 'HV024'), ('nats', $$url 'nats://'$$, 'HV024'),
 	('nats', $$url 'nats://u:p@a'$$, 'HV024'), ('nats', $$url 'nats://a,b'$$, 'HV024'), ('nats', $$url 'nats://a/x'$$, 'HV024'),
 	('nats', $$url 'nats://a', stream 'a>b'$$, 'HV024'), ('nats', $$url 'nats://a', token 't'$$, 'HV00D'),
+	('redis', $$host 'a', tls 'on'$$, 'HV00D'), ('redis', $$host 'a b'$$, 'HV024'),
+	('redis', $$host 'a', wait_replicas '0'$$, 'HV024'), ('redis', $$host 'a', allow_addresses 'b'$$, '22P02'),
 	('redis', $$host 'a', maxlen '0'$$, 'HV024'), ('redis', $$host 'a', database '-1'$$, 'HV024');
 SELECT throws_ok(format('CREATE SERVER x FOREIGN DATA WRAPPER order_idempotency_%s OPTIONS (%s)', sink, options), state, NULL,
 				 sink || ': ' || options) FROM bad;
@@ -64,7 +66,7 @@ DO $$BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO sink_maker', current_d
 SELECT is(pg_temp.ending_as('sink_maker', format('CREATE SERVER hers FOREIGN DATA WRAPPER order_idempotency_%s OPTIONS (%s)', sink, options)),
 		  '42501', 'no right to files: ' || options)
 FROM (VALUES ('rabbitmq', $$host 'a', ca_file '/etc/passwd'$$), ('rabbitmq', $$host 'a', key_file '/etc/passwd'$$),
-	('nats', $$url 'nats://a', cert_file '/etc/passwd'$$), ('redis', $$host 'a', key_file '/etc/passwd'$$),
+	('nats', $$url 'nats://a', cert_file '/etc/passwd'$$), ('redis', $$host '/tmp/redis.sock'$$),
 	('kafka', $$"bootstrap.servers" 'a:1', "ssl.key.location" '/etc/passwd'$$)) AS v (sink, options);
 SELECT is(pg_temp.ending_as('sink_maker', $$CREATE SERVER hers FOREIGN DATA WRAPPER order_idempotency_rabbitmq OPTIONS (host 'a')$$),
 		  '00000', 'but to all else');

@@ -1,0 +1,64 @@
+/*-------------------------------------------------------------------------
+ *
+ * redis_sink.h
+ *		What the files of the sink "redis" share.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REDIS_SINK_H
+#define REDIS_SINK_H
+
+#include "order_sink.h"
+#include "redis_connection.h"
+
+/* how far the books are, by the receiver's or by ours */
+typedef struct RedisMark
+{
+	int64		number;			/* of the last delivery; 0: none */
+	int			upto;			/* the last of its events */
+	int64		whole;			/* the last delivery that is there as a whole */
+} RedisMark;
+
+typedef struct RedisSink
+{
+	RedisTarget target;
+	const char *username;		/* NULL: the default user */
+	const char *password;
+	const char *database;		/* NULL: the first */
+	const char *maxlen;			/* empty: streams are not trimmed */
+	int			max_events;		/* in one call of the script */
+	const char *wait_replicas;	/* NULL: do not wait */
+	const char *wait_timeout;
+	const char *book;			/* key of what the receiver remembers */
+	char		session[33];	/* of this connection, in hex */
+	RedisConnection connection;
+	RedisMark	mark;			/* what the receiver has told that it has */
+	int64		recorded;		/* last delivery when the sink was started */
+	OiSinkToken making;			/* the delivery that is made */
+	bool		warned;			/* that the database is behind */
+} RedisSink;
+
+/* events that go out in one call of the script */
+typedef struct RedisPart
+{
+	OiSinkState *state;
+	OiSinkEvent *events;
+	int			n;
+	bool		last;			/* nothing of the delivery is behind them */
+	const char **streams;		/* that they go to */
+	int			nstreams;
+	int		   *stream;			/* of each event */
+} RedisPart;
+
+/* in redis_book.c */
+extern void redis_connect(RedisSink *sink, TimestampTz deadline);
+extern void redis_note_gone(RedisSink *sink, const char *stream, const char *id,
+							TimestampTz deadline);
+extern char *redis_token(const OiSinkState *state);
+
+/* in redis_part.c */
+extern void redis_part_cut(RedisPart *part, OiSinkState *state, OiSinkEvent *events, int n, int most);
+extern void redis_part_append(const RedisPart *part, const RedisSink *sink, StringInfo out);
+extern bool redis_part_read(const RedisPart *part, const redisReply * reply);
+
+#endif							/* REDIS_SINK_H */
