@@ -489,6 +489,70 @@ Errors: 25001 inside a transaction block; 22023 retention is negative; 55P03 a c
 end; 25006 read-only transaction or standby.';
 
 ----------------------------------------------------------------------------
+-- Rotation of the log
+----------------------------------------------------------------------------
+
+-- Which subscriptions have not all behind them that is in a slot's table.
+CREATE FUNCTION log_holders(slot int) RETURNS text[]
+	LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'oi_log_holders_of';
+
+CREATE FUNCTION outbox_retention() RETURNS interval
+	LANGUAGE C STABLE PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'oi_outbox_retention_setting';
+
+-- As key_store.
+CREATE VIEW outbox_store AS
+	SELECT COALESCE(g.generation, CASE WHEN s.slot = 0 AND NOT l.has_rows THEN 1 END) AS generation, s.slot,
+		   pg_catalog.pg_stat_get_live_tuples(s.relid) AS events,
+		   pg_catalog.pg_total_relation_size(s.relid) AS bytes,
+		   g.started_at, g.ended_at, g.ended_at + outbox_retention() AS kept_until, log_holders(s.slot) AS held_by
+	FROM (VALUES (0, 'order_idempotency.outbox_0'::pg_catalog.regclass),
+				 (1, 'order_idempotency.outbox_1'::pg_catalog.regclass),
+				 (2, 'order_idempotency.outbox_2'::pg_catalog.regclass),
+				 (3, 'order_idempotency.outbox_3'::pg_catalog.regclass)) s (slot, relid)
+		CROSS JOIN (SELECT EXISTS (SELECT FROM generations r WHERE r.store = 'outbox') AS has_rows) l
+		LEFT JOIN generations g ON g.store = 'outbox' AND g.slot = s.slot
+	WHERE g.generation IS NOT NULL OR (s.slot = 0 AND NOT l.has_rows)
+	   OR pg_catalog.pg_relation_size(s.relid) > 0;
+
+CREATE PROCEDURE rotate_outbox(retention interval = NULL, INOUT began bigint = NULL, INOUT emptied int = NULL)
+	LANGUAGE C
+	AS 'MODULE_PATHNAME', 'oi_rotate_outbox';
+REVOKE ALL ON FUNCTION log_holders, outbox_retention FROM PUBLIC;
+REVOKE ALL ON PROCEDURE rotate_outbox FROM PUBLIC;
+REVOKE ALL ON TABLE outbox_store FROM PUBLIC;
+REVOKE ALL ON TYPE outbox_store FROM PUBLIC;
+COMMENT ON FUNCTION log_holders IS
+'The subscriptions that have not delivered, or passed over, all that is in one of the tables outbox_0 (slot 0) to outbox_3; null: none, it may
+be emptied. For view outbox_store.
+Errors: 22023 no such slot.';
+COMMENT ON FUNCTION outbox_retention IS 'the setting order_idempotency.outbox_retention';
+COMMENT ON VIEW outbox_store IS
+'what the log takes, by generation; a generation that is null is a table that is off the list, which will be emptied when nobody reads or holds it';
+COMMENT ON COLUMN outbox_store.generation IS 'the number of the generation; the highest is the one written to';
+COMMENT ON COLUMN outbox_store.slot IS 'where it is: the table is outbox_0 for 0, and so on';
+COMMENT ON COLUMN outbox_store.events IS 'how many events, as the statistics of the server have it: an estimate, and 0 after a crash until the next ANALYZE';
+COMMENT ON COLUMN outbox_store.bytes IS 'how much space on disk, with indexes and TOAST';
+COMMENT ON COLUMN outbox_store.started_at IS 'when writing to it began; null: not recorded yet';
+COMMENT ON COLUMN outbox_store.ended_at IS 'when the last transaction that had written to it was over; null: it is written to, or such a transaction is still open';
+COMMENT ON COLUMN outbox_store.kept_until IS 'until when its events are kept at least: order_idempotency.outbox_retention after its end';
+COMMENT ON COLUMN outbox_store.held_by IS 'the subscriptions that need it: it is kept until they have delivered all of it; null: none';
+COMMENT ON PROCEDURE rotate_outbox IS
+'Does now what the maintenance process does by itself: begins a new generation of the log if the current one has events and is
+older than half the retention, ends those that nobody writes to any more, and empties those whose events have been kept for long
+enough and were delivered to every subscription.
+
+retention  from 0 on; null: order_idempotency.outbox_retention
+began      the number of the generation that was begun; null: none
+emptied    how many tables were emptied
+
+CALL it outside of a transaction block: it commits after each step. What is held up by an open transaction, a reader or a
+subscription is left for the next time.
+Errors: 25001 inside a transaction block; 22023 retention is negative; 55P03 somebody has the list of generations locked;
+25006 read-only transaction or standby.';
+
+----------------------------------------------------------------------------
 -- Payment deadlines are acted upon; orders are purged
 ----------------------------------------------------------------------------
 
@@ -692,15 +756,15 @@ BEGIN
 	EXECUTE format('GRANT SELECT ON order_idempotency.abandoned_claims, '
 				   'order_idempotency.account_balance, order_idempotency.current_lifecycle, '
 				   'order_idempotency.subscription_status, order_idempotency.parked_events, '
-				   'order_idempotency.dead_letters, order_idempotency.key_store, '
+				   'order_idempotency.dead_letters, order_idempotency.key_store, order_idempotency.outbox_store, '
 				   'order_idempotency.deadline_failures TO %s', role);
 	EXECUTE format('GRANT EXECUTE ON FUNCTION order_idempotency.default_lifecycle, '
 				   'order_idempotency.subscription_workers, order_idempotency.subscription_activity, '
-				   'order_idempotency.key_retention TO %s', role);
+				   'order_idempotency.key_retention, order_idempotency.outbox_retention, order_idempotency.log_holders TO %s', role);
 END
 $$;
 COMMENT ON FUNCTION grant_monitor IS
-'Grants a role what monitoring needs: SELECT on abandoned_claims, account_balance, current_lifecycle, deadline_failures, subscription_status, parked_events, dead_letters, key_store and the views of statistics. Errors as in grant_application.';
+'Grants a role what monitoring needs: SELECT on abandoned_claims, account_balance, current_lifecycle, deadline_failures, subscription_status, parked_events, dead_letters, key_store, outbox_store and the views of statistics. Errors as in grant_application.';
 
 CREATE OR REPLACE FUNCTION grant_operator(role regrole) RETURNS void
 	LANGUAGE plpgsql VOLATILE
@@ -720,11 +784,11 @@ BEGIN
 				   'order_idempotency.pause_subscription, order_idempotency.seek_to_position, '
 				   'order_idempotency.seek_to_time, order_idempotency.redrive, order_idempotency.discard, '
 				   'order_idempotency.purge_orders TO %s', role);
-	EXECUTE format('GRANT EXECUTE ON PROCEDURE order_idempotency.rotate_keys TO %s', role);
+	EXECUTE format('GRANT EXECUTE ON PROCEDURE order_idempotency.rotate_keys, order_idempotency.rotate_outbox TO %s', role);
 END
 $$;
 COMMENT ON FUNCTION grant_operator IS
-'Grants a role what operation needs: all of grant_monitor, SELECT on every table, get_order, order_history, create_subscription, alter_subscription, pause_subscription, resume_subscription, drop_subscription, seek_to_position, seek_to_time, redrive, discard, purge_orders, reset_stats and rotate_keys. Errors as in grant_application.';
+'Grants a role what operation needs: all of grant_monitor, SELECT on every table, get_order, order_history, create_subscription, alter_subscription, pause_subscription, resume_subscription, drop_subscription, seek_to_position, seek_to_time, redrive, discard, purge_orders, reset_stats, rotate_keys and rotate_outbox. Errors as in grant_application.';
 
 ----------------------------------------------------------------------------
 -- Null for an argument with a default means the default: the comments say so

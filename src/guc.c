@@ -27,6 +27,7 @@ int			oi_key_retention = 7 * 24 * 60 * 60;
 int			oi_log_duplicates = 0;
 int			oi_max_payload = 1024 * 1024;
 int			oi_max_subscriptions = 64;
+int			oi_outbox_retention = 24 * 60 * 60;
 int			oi_pay_within = 0;
 int			oi_poll_interval = 1000;
 bool		oi_publish = true;
@@ -146,6 +147,11 @@ oi_guc_init(void)
 							PGC_SUSET, GUC_UNIT_BYTE, NULL, NULL, NULL);
 	if (process_shared_preload_libraries_in_progress)
 		define_postmaster_settings();
+	DefineCustomIntVariable("order_idempotency.outbox_retention",
+							"Sets how long events are kept at least.",
+							"Those that a subscription has not delivered are kept in any case.",
+							&oi_outbox_retention, 24 * 60 * 60, 1, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomIntVariable("order_idempotency.pay_within",
 							"Sets the time within which an order has to leave its initial state, where create_order is not told.",
 							"0: any time.",

@@ -24,6 +24,7 @@ extern int	oi_key_retention;	/* s */
 extern int	oi_log_duplicates;	/* lines a second; 0: none */
 extern int	oi_max_payload;		/* bytes */
 extern int	oi_max_subscriptions;
+extern int	oi_outbox_retention;	/* s */
 extern int	oi_pay_within;		/* s; 0: never */
 extern int	oi_poll_interval;	/* ms */
 extern bool oi_publish;

@@ -195,6 +195,9 @@ find_late(OiCursor *cursor)
 	values[2] = Int64GetDatum(cursor->behind.position);
 	oi_drain_execute(oi_drain_plan(&plan, query, lengthof(types), types), values, NULL, true);
 	make_heap(cursor);
+
+	/* wanted or not: the cursor that has them behind is recorded in the end */
+	cursor->passed += cursor->nlate;
 }
 
 /*

@@ -141,6 +141,7 @@ extern void oi_effects(const OiOrder *order, const OiChange *change);
 extern void oi_guard_init(void);
 extern void oi_guard_expect(const OiOrderCall *call, int version);
 extern bool oi_guard_done(pg_uuid_t *event_id);
+extern void oi_guard_permit_truncate(Oid relid);
 extern void oi_report_illegal(const OiOrder *order, const char *to_state);
 
 #endif							/* OI_ORDER_H */

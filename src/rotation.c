@@ -1,11 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * rotation.c
- *		Generations of claims come and go.
+ *		Generations of claims and of the log come and go.
  *
  * A generation begins, ends, expires, and its table is emptied; src/README,
- * "Rotation", says what each step needs and why.  Each is a transaction of
- * its own, and a crash between two leaves what the next run goes on from.
+ * "Rotation" and "The log's generations", says what each step needs and why.
+ * Each is a transaction of its own, and a crash between two leaves what the
+ * next run goes on from.  What the two stores do not have in common is in
+ * rotation_claims.c and rotation_outbox.c.
  *
  * No step waits for a lock with claims behind it.  What cannot be done now is
  * done when the next run comes, and a later generation may come first.
@@ -24,16 +26,15 @@
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
+#include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
-#include "backoff.h"
-#include "claim_store.h"
 #include "generation.h"
 #include "guc.h"
 #include "incarnation.h"
-#include "lease.h"
+#include "order.h"
 #include "owner.h"
 #include "rotation.h"
 
@@ -63,12 +64,9 @@ typedef struct Step
 	bool		changed;
 } Step;
 
-/* how many runs in a row found somebody in the gate who did not leave */
-static int	times_shut_out = 0;
-
 /* Is the time of something that is due a while after "since" come? */
-static bool
-is_due(OiRotation *rotation, TimestampTz since, int64 while_us)
+bool
+oi_rotation_is_due(OiRotation *rotation, TimestampTz since, int64 while_us)
 {
 	TimestampTz at = since + while_us;
 
@@ -78,9 +76,9 @@ is_due(OiRotation *rotation, TimestampTz since, int64 while_us)
 	return false;
 }
 
-/* A step that cannot be done now: the longer claims are kept, the less hurry. */
-static void
-retry_later(OiRotation *rotation)
+/* A step that cannot be done now: the longer rows are kept, the less hurry. */
+void
+oi_rotation_retry(OiRotation *rotation)
 {
 	int64		ms = Min(Max(rotation->retention / 10000, RETRY_FIRST), RETRY_MOST);
 
@@ -90,9 +88,16 @@ retry_later(OiRotation *rotation)
 
 /* Reads the list. */
 static void
-read_list(Listing *list)
+read_list(const OiRotation *rotation, Listing *list)
 {
-	list->n = oi_generation_list(OI_STORE_CLAIMS, list->rows);
+	list->n = oi_generation_list(rotation->store->store, list->rows);
+}
+
+/* The table of a slot. */
+static Oid
+slot_relid(const OiRotation *rotation, int slot)
+{
+	return oi_relation_oid(rotation->store->first + slot);
 }
 
 /* Where in the list a slot is, or -1. */
@@ -105,12 +110,15 @@ find_slot(const Listing *list, int slot)
 	return -1;
 }
 
-/* Runs one statement: $1 is a slot, $2 a generation. */
+/* Runs one statement: $1 is the store, $2 a slot, $3 a generation. */
 static void
-execute(const char *query, int slot, int64 generation)
+execute(const OiRotation *rotation, const char *query, int slot, int64 generation)
 {
-	Oid			types[] = {INT4OID, INT8OID};
-	Datum		values[] = {Int32GetDatum(slot), Int64GetDatum(generation)};
+	Oid			types[] = {TEXTOID, INT4OID, INT8OID};
+	Datum		values[] = {
+		CStringGetTextDatum(rotation->store->name),
+		Int32GetDatum(slot), Int64GetDatum(generation)
+	};
 	int			result;
 
 	result = SPI_execute_with_args(query, lengthof(types), types, values, NULL,
@@ -120,24 +128,6 @@ execute(const char *query, int slot, int64 generation)
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not execute a query: %s",
 						SPI_result_code_string(result))));
-}
-
-/* Shuts the gate, if everybody leaves it soon. */
-static bool
-shut_gate(OiRotation *rotation)
-{
-	int			wait;
-
-	if (oi_generation_shut())
-	{
-		times_shut_out = 0;
-		return true;
-	}
-	wait = oi_backoff(++times_shut_out, RETRY_FIRST, RETRY_MOST, 0);
-	rotation->shut_out = true;
-	rotation->next = Min(rotation->next,
-						 TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait));
-	return false;
 }
 
 /*
@@ -154,8 +144,8 @@ nobody_writes(Oid relid)
 }
 
 /* Has a table, which is locked, not one block? */
-static bool
-is_empty(Oid relid)
+bool
+oi_rotation_is_empty(Oid relid)
 {
 	Relation	rel = table_open(relid, NoLock);
 	BlockNumber blocks = RelationGetNumberOfBlocks(rel);
@@ -189,101 +179,111 @@ lock_whole(Oid relid)
 	return !OidIsValid(toast) || lock_whole(toast);
 }
 
+/* Empties a table, which is locked as a whole. */
+static void
+truncate_slot(const OiRotation *rotation, int slot)
+{
+	oi_guard_permit_truncate(slot_relid(rotation, slot));
+	PG_TRY();
+	{
+		execute(rotation, psprintf("TRUNCATE ONLY order_idempotency.%s_%d",
+								   rotation->store->name, slot), 0, 0);
+	}
+	PG_FINALLY();
+	{
+		oi_guard_permit_truncate(InvalidOid);
+	}
+	PG_END_TRY();
+}
+
 /* Empties a slot that is not on the list, if it has anything. */
 static bool
 empty(OiRotation *rotation, int slot)
 {
-	Oid			relid = oi_relation_oid(OI_REL_CLAIMS_0 + slot);
+	Oid			relid = slot_relid(rotation, slot);
 	Listing		list;
 	bool		nothing = false;
 
 	if (ConditionalLockRelationOid(relid, AccessShareLock))
 	{
-		nothing = is_empty(relid);
+		nothing = oi_rotation_is_empty(relid);
 		UnlockRelationOid(relid, AccessShareLock);
 	}
 	if (nothing)
 		return false;
 	if (!lock_whole(relid))
 	{
-		retry_later(rotation);
+		oi_rotation_retry(rotation);
 		return false;
 	}
 	/* with the lock held nobody can begin a generation here any more */
-	read_list(&list);
-	if (list.n == 0 || find_slot(&list, slot) >= 0)
+	read_list(rotation, &list);
+	if (list.n == 0 || find_slot(&list, slot) >= 0 ||
+		!rotation->store->may_empty(rotation, slot))
 		return false;
 
-	execute(psprintf("TRUNCATE ONLY order_idempotency.claims_%d", slot), 0, 0);
+	truncate_slot(rotation, slot);
 	rotation->emptied++;
 	return true;
 }
 
 /*
- * Ends a generation that is not current: claims are kept from now on, the
- * last transaction that made some having ended.
+ * Ends a generation that is not current: its rows are kept from now on, the
+ * last transaction that made some having ended.  The list is locked first, so
+ * that a beginning of the next one which is just committing has told everybody
+ * before we look for writers.
  */
 static bool
 end(OiRotation *rotation, const OiGeneration *row)
 {
-	if (!nobody_writes(oi_relation_oid(OI_REL_CLAIMS_0 + row->slot)) ||
-		!ConditionalLockRelationOid(oi_relation_oid(OI_REL_GENERATIONS),
-									RowExclusiveLock))
+	if (!ConditionalLockRelationOid(oi_relation_oid(OI_REL_GENERATIONS),
+									RowExclusiveLock) ||
+		!nobody_writes(slot_relid(rotation, row->slot)))
 	{
-		retry_later(rotation);
+		oi_rotation_retry(rotation);
 		return false;
 	}
-	execute("UPDATE order_idempotency.generations"
+	execute(rotation,
+			"UPDATE order_idempotency.generations"
 			" SET ended_at = pg_catalog.clock_timestamp()"
-			" WHERE store OPERATOR(pg_catalog.=) 'claims'"
-			" AND slot OPERATOR(pg_catalog.=) $1"
-			" AND generation OPERATOR(pg_catalog.=) $2 AND ended_at IS NULL",
+			" WHERE store OPERATOR(pg_catalog.=) $1"
+			" AND slot OPERATOR(pg_catalog.=) $2"
+			" AND generation OPERATOR(pg_catalog.=) $3 AND ended_at IS NULL",
 			row->slot, row->number);
 	return true;
-}
-
-/* Is no lease of a generation that has ended running any more? */
-static bool
-leases_are_over(OiRotation *rotation, const OiGeneration *row)
-{
-	int64		longest = oi_lease_longest();
-
-	if (longest >= 0 && row->ended_at + longest <= GetCurrentTimestamp())
-		return true;
-	return is_due(rotation, oi_claim_last_lease(row->slot), 0);
 }
 
 /* Takes a generation whose time is over off the list. */
 static bool
 expire(OiRotation *rotation, const OiGeneration *row)
 {
-	Oid			relid = oi_relation_oid(OI_REL_CLAIMS_0 + row->slot);
+	Oid			relid = slot_relid(rotation, row->slot);
 	Listing		list;
 	int			i;
 
-	if (!is_due(rotation, row->ended_at, rotation->retention) ||
-		!leases_are_over(rotation, row))
+	if (!rotation->store->may_expire(rotation, row))
 		return false;
 	if (!nobody_writes(relid))
 	{
-		retry_later(rotation);
+		oi_rotation_retry(rotation);
 		return false;
 	}
-	if (!shut_gate(rotation))
+	if (!rotation->store->shut(rotation))
 		return false;
-	read_list(&list);
+	read_list(rotation, &list);
 	i = find_slot(&list, row->slot);
 	if (i < 0 || i == list.n - 1 || list.rows[i].number != row->number)
 		return false;
 	if (!ConditionalLockRelationOid(relid, ShareLock))
 	{
-		retry_later(rotation);
+		oi_rotation_retry(rotation);
 		return false;
 	}
-	execute("DELETE FROM order_idempotency.generations"
-			" WHERE store OPERATOR(pg_catalog.=) 'claims'"
-			" AND slot OPERATOR(pg_catalog.=) $1"
-			" AND generation OPERATOR(pg_catalog.=) $2",
+	execute(rotation,
+			"DELETE FROM order_idempotency.generations"
+			" WHERE store OPERATOR(pg_catalog.=) $1"
+			" AND slot OPERATOR(pg_catalog.=) $2"
+			" AND generation OPERATOR(pg_catalog.=) $3",
 			row->slot, row->number);
 	oi_generation_changed();
 	return true;
@@ -296,7 +296,7 @@ end_slot(OiRotation *rotation, int slot)
 	Listing		list;
 	int			i;
 
-	read_list(&list);
+	read_list(rotation, &list);
 	i = find_slot(&list, slot);
 	return i >= 0 && i < list.n - 1 && list.rows[i].ended_at == 0 &&
 		end(rotation, &list.rows[i]);
@@ -309,7 +309,7 @@ tend_slot(OiRotation *rotation, int slot)
 	Listing		list;
 	int			i;
 
-	read_list(&list);
+	read_list(rotation, &list);
 	i = find_slot(&list, slot);
 	if (list.n == 0 || i == list.n - 1)
 		return false;
@@ -325,30 +325,31 @@ start_list(OiRotation *rotation, int slot)
 {
 	Listing		list;
 
-	read_list(&list);
+	read_list(rotation, &list);
 	if (list.n > 0 ||
 		!ConditionalLockRelationOid(oi_relation_oid(OI_REL_GENERATIONS),
 									RowExclusiveLock))
 		return false;
-	execute("INSERT INTO order_idempotency.generations"
+	execute(rotation,
+			"INSERT INTO order_idempotency.generations"
 			" (store, slot, generation, started_at)"
-			" VALUES ('claims', $1, $2, pg_catalog.clock_timestamp())"
+			" VALUES ($1, $2, $3, pg_catalog.clock_timestamp())"
 			" ON CONFLICT DO NOTHING", slot, 1);
 	return true;
 }
 
 /* A free slot, locked against writing, or -1. */
 static int
-take_free_slot(const Listing *list)
+take_free_slot(const OiRotation *rotation, const Listing *list)
 {
 	for (int slot = 0; slot < OI_SLOTS; slot++)
 	{
-		Oid			relid = oi_relation_oid(OI_REL_CLAIMS_0 + slot);
+		Oid			relid = slot_relid(rotation, slot);
 
 		if (find_slot(list, slot) >= 0 ||
 			!ConditionalLockRelationOid(relid, ShareLock))
 			continue;
-		if (is_empty(relid))
+		if (oi_rotation_is_empty(relid))
 			return slot;
 		UnlockRelationOid(relid, ShareLock);
 	}
@@ -362,28 +363,29 @@ begin(OiRotation *rotation, int slot)
 	Listing		list;
 	OiGeneration current;
 
-	read_list(&list);
+	read_list(rotation, &list);
 	if (list.n == 0)
 		return false;
 	current = list.rows[list.n - 1];
-	if (!is_due(rotation, current.started_at, rotation->retention))
+	if (!rotation->store->may_begin(rotation, &current))
 		return false;
-	slot = take_free_slot(&list);
+	slot = take_free_slot(rotation, &list);
 	if (slot < 0)
 	{
-		retry_later(rotation);
+		oi_rotation_retry(rotation);
 		return false;
 	}
-	if (!shut_gate(rotation))
+	if (!rotation->store->shut(rotation))
 		return false;
-	read_list(&list);
+	read_list(rotation, &list);
 	if (list.n == 0 || list.rows[list.n - 1].number != current.number ||
 		find_slot(&list, slot) >= 0)
 		return false;
 
-	execute("INSERT INTO order_idempotency.generations"
+	execute(rotation,
+			"INSERT INTO order_idempotency.generations"
 			" (store, slot, generation, started_at)"
-			" VALUES ('claims', $1, $2, pg_catalog.clock_timestamp())",
+			" VALUES ($1, $2, $3, pg_catalog.clock_timestamp())",
 			slot, current.number + 1);
 	oi_generation_changed();
 	rotation->began = current.number + 1;
@@ -462,6 +464,22 @@ run_in_background(OiRotationStep step, void *arg)
 	MemoryContextSwitchTo(context);
 }
 
+/* Does what is due of one store, and returns when there may be more. */
+static TimestampTz
+run_store(const OiRotationStore *store, int64 retention)
+{
+	OiRotation	rotation = {
+		.runner = run_in_background,.store = store,.retention = retention
+	};
+
+	oi_rotation_go(&rotation);
+	if (!rotation.in_use)
+		return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), IN_USE_INTERVAL);
+
+	/* what has just been begun or ended is not due before */
+	return Min(rotation.next, GetCurrentTimestamp() + retention / 2);
+}
+
 /*
  * For the maintenance process, outside of a transaction: does what is due, and
  * returns when there may be more.
@@ -469,20 +487,8 @@ run_in_background(OiRotationStep step, void *arg)
 TimestampTz
 oi_rotation_run(void)
 {
-	OiRotation	rotation = {
-		.runner = run_in_background,
-		.retention = oi_key_retention * USECS_PER_SEC
-	};
-	TimestampTz now;
+	TimestampTz claims = run_store(&oi_rotation_claims, oi_key_retention * USECS_PER_SEC);
+	TimestampTz outbox = run_store(&oi_rotation_outbox, oi_outbox_retention * USECS_PER_SEC);
 
-	oi_rotation_go(&rotation);
-	now = GetCurrentTimestamp();
-	if (!rotation.in_use)
-		return TimestampTzPlusMilliseconds(now, IN_USE_INTERVAL);
-
-	/*
-	 * what has just been begun or ended is due when claims were kept long
-	 * enough
-	 */
-	return Min(rotation.next, now + rotation.retention);
+	return Min(claims, outbox);
 }

@@ -29,6 +29,7 @@
 #include "funcapi.h"
 #include "guc.h"
 #include "incarnation.h"
+#include "log_hold.h"
 #include "miscadmin.h"
 #include "relation.h"
 #include "sublock.h"
@@ -230,6 +231,8 @@ insert_cursor(int32 id, bool from_start)
 	bool		nulls[CURSOR_COLUMNS] = {0};
 	OiMoment	behind;
 
+	/* who rotates does not see this subscription before it is committed */
+	oi_log_keep();
 	if (from_start)
 		oi_moment_start(&behind, 0);
 	else

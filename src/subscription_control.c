@@ -18,6 +18,7 @@
 #include "fmgr.h"
 #include "incarnation.h"
 #include "intent.h"
+#include "log_hold.h"
 #include "miscadmin.h"
 #include "owner.h"
 #include "relation.h"
@@ -333,7 +334,8 @@ oi_alter_subscription(PG_FUNCTION_ARGS)
 /*
  * Open a subscription that is to be taken to another place.  Where it comes from
  * another installation, its cursor says so by being in an older incarnation of
- * the log, so it must not be moved into this one before it is resumed.
+ * the log, so it must not be moved into this one before it is resumed.  From here
+ * on until the end of the transaction nothing of the log is emptied.
  */
 static int32
 open_to_seek(const char *name)
@@ -349,6 +351,7 @@ open_to_seek(const char *name)
 				 errmsg("subscription \"%s\" came with a dump of another database", name),
 				 errhint("Call resume_subscription() first, in the same transaction if nothing is to be delivered before.")));
 	oi_table_close(&table);
+	oi_log_keep();
 
 	return id;
 }

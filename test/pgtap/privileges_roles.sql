@@ -2,7 +2,7 @@
 -- the tables too and manages subscriptions; neither can write anything.
 BEGIN;
 \ir lib/tools.psql
-SELECT plan(44);
+SELECT plan(46);
 
 CREATE ROLE mon;
 CREATE ROLE oper LOGIN;
@@ -35,32 +35,32 @@ SELECT lives_ok($$SELECT order_idempotency.grant_monitor('mon')$$, 'grant_monito
 SELECT lives_ok($$SELECT order_idempotency.grant_operator('oper')$$, 'grant_operator');
 SELECT pg_temp.rows_are($$SELECT pg_temp.granted('mon')$$, $$VALUES
 	('EXECUTE claim_counts'), ('EXECUTE default_lifecycle'), ('EXECUTE delivery_counts'), ('EXECUTE key_retention'),
-	('EXECUTE order_counts'), ('EXECUTE retried_keys'), ('EXECUTE retry_counts'), ('EXECUTE subscription_activity'),
+	('EXECUTE log_holders'), ('EXECUTE order_counts'), ('EXECUTE outbox_retention'), ('EXECUTE retried_keys'), ('EXECUTE retry_counts'), ('EXECUTE subscription_activity'),
 	('EXECUTE subscription_workers'),
 	('SELECT abandoned_claims'), ('SELECT account_balance'), ('SELECT claim_stats'),
 	('SELECT current_lifecycle'), ('SELECT dead_letters'), ('SELECT deadline_failures'), ('SELECT hot_keys'), ('SELECT key_store'),
-	('SELECT order_stats'), ('SELECT parked_events'), ('SELECT retry_ratio'), ('SELECT subscription_stats'), ('SELECT subscription_status'), ('USAGE schema')$$, 'a monitor gets this and nothing more');
+	('SELECT order_stats'), ('SELECT outbox_store'), ('SELECT parked_events'), ('SELECT retry_ratio'), ('SELECT subscription_stats'), ('SELECT subscription_status'), ('USAGE schema')$$, 'a monitor gets this and nothing more');
 SELECT pg_temp.rows_are($$SELECT pg_temp.granted('oper')$$, $$VALUES
 	('EXECUTE alter_subscription'), ('EXECUTE claim_counts'), ('EXECUTE create_subscription'), ('EXECUTE default_lifecycle'), ('EXECUTE delivery_counts'),
 	('EXECUTE discard'), ('EXECUTE drop_subscription'), ('EXECUTE get_order'), ('EXECUTE key_retention'),
-	('EXECUTE order_counts'), ('EXECUTE order_history'), ('EXECUTE pause_subscription'), ('EXECUTE purge_orders'),
+	('EXECUTE log_holders'), ('EXECUTE order_counts'), ('EXECUTE order_history'), ('EXECUTE outbox_retention'), ('EXECUTE pause_subscription'), ('EXECUTE purge_orders'),
 	('EXECUTE redrive'), ('EXECUTE reset_stats'), ('EXECUTE resume_subscription'), ('EXECUTE retried_keys'), ('EXECUTE retry_counts'),
-	('EXECUTE rotate_keys'), ('EXECUTE seek_to_position'), ('EXECUTE seek_to_time'), ('EXECUTE subscription_activity'),
+	('EXECUTE rotate_keys'), ('EXECUTE rotate_outbox'), ('EXECUTE seek_to_position'), ('EXECUTE seek_to_time'), ('EXECUTE subscription_activity'),
 	('EXECUTE subscription_workers'),
 	('SELECT abandoned_claims'), ('SELECT account_balance'), ('SELECT claim_stats'),
 	('SELECT claims'), ('SELECT current_lifecycle'), ('SELECT dead_letters'),
 	('SELECT deadline_failures'), ('SELECT failed_events'), ('SELECT generations'), ('SELECT hot_keys'), ('SELECT installation'), ('SELECT key_store'),
-	('SELECT ledger'), ('SELECT lifecycle'), ('SELECT order_stats'), ('SELECT orders'), ('SELECT outbox'),
+	('SELECT ledger'), ('SELECT lifecycle'), ('SELECT order_stats'), ('SELECT orders'), ('SELECT outbox'), ('SELECT outbox_store'),
 	('SELECT parked_events'), ('SELECT payment_deadlines'), ('SELECT retry_ratio'), ('SELECT subscription_cursors'), ('SELECT subscription_stats'), ('SELECT subscription_status'),
 	('SELECT subscriptions'), ('USAGE schema')$$, 'an operator gets this and nothing more');
 
 -- What they may read they really can: a view asks its caller for the functions in it.
 SELECT is(pg_temp.ending_as('mon', format('SELECT * FROM order_idempotency.%s', v)), '00000', 'a monitor reads ' || v)
 FROM unnest(ARRAY['abandoned_claims', 'account_balance', 'claim_stats', 'current_lifecycle', 'deadline_failures', 'hot_keys', 'key_store',
-				  'order_stats', 'retry_ratio', 'subscription_stats', 'subscription_status']) v;
+				  'order_stats', 'outbox_store', 'retry_ratio', 'subscription_stats', 'subscription_status']) v;
 SELECT is(pg_temp.ending_as('oper', format('SELECT * FROM order_idempotency.%s', v)), '00000', 'an operator reads ' || v)
 FROM unnest(ARRAY['abandoned_claims', 'account_balance', 'claim_stats', 'current_lifecycle', 'deadline_failures', 'hot_keys', 'key_store',
-				  'order_stats', 'retry_ratio', 'subscription_stats', 'subscription_status', 'orders',
+				  'order_stats', 'outbox_store', 'retry_ratio', 'subscription_stats', 'subscription_status', 'orders',
 				  'ledger', 'outbox', 'claims']) v;
 SELECT is(pg_temp.value_as('oper', $$SELECT state FROM order_idempotency.get_order('o')$$), 'created',
 		  'an operator looks an order up');

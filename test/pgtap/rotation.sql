@@ -25,10 +25,10 @@ CALL rotate_keys();
 SELECT pg_temp.rows_are('SELECT generation, slot, started_at <= now(), ended_at, kept_until FROM key_store',
 	'VALUES (1, 0, true, NULL, NULL)', 'the first generation is noted when it is first looked at');
 CALL rotate_keys();
-SELECT is((SELECT max(generation) FROM generations), 1::bigint, 'it is too young to be followed');
+SELECT is((SELECT max(generation) FROM generations WHERE store = 'claims'), 1::bigint, 'it is too young to be followed');
 CALL rotate_keys('1 hour');
-SELECT is((SELECT max(generation) FROM generations), 1::bigint, 'also by an hour');
-UPDATE generations SET started_at = now() - interval '7 days';
+SELECT is((SELECT max(generation) FROM generations WHERE store = 'claims'), 1::bigint, 'also by an hour');
+UPDATE generations SET started_at = now() - interval '7 days' WHERE store = 'claims';
 CALL rotate_keys();
 SELECT pg_temp.rows_are($$SELECT generation, slot, started_at > now() - interval '1 hour', ended_at IS NOT NULL, kept_until - ended_at FROM key_store ORDER BY generation$$,
 	$$VALUES (1, 0, false, true, interval '7 days'), (2, 1, true, false, NULL)$$, 'after a week it is');
@@ -43,11 +43,11 @@ SELECT is((SELECT bytes FROM key_store WHERE slot = 1), pg_total_relation_size('
 
 -- It expires when it was kept for long enough; two rotations later by then.
 CALL rotate_keys();
-SELECT is((SELECT min(generation) FROM generations), 1::bigint, 'it is kept');
-UPDATE generations SET ended_at = now() - interval '6 days 23 hours' WHERE generation = 1;
+SELECT is((SELECT min(generation) FROM generations WHERE store = 'claims'), 1::bigint, 'it is kept');
+UPDATE generations SET ended_at = now() - interval '6 days 23 hours' WHERE store = 'claims' AND generation = 1;
 CALL rotate_keys();
-SELECT is((SELECT min(generation) FROM generations), 1::bigint, 'up to the last hour');
-UPDATE generations SET ended_at = now() - interval '7 days' WHERE generation = 1;
+SELECT is((SELECT min(generation) FROM generations WHERE store = 'claims'), 1::bigint, 'up to the last hour');
+UPDATE generations SET ended_at = now() - interval '7 days' WHERE store = 'claims' AND generation = 1;
 CALL rotate_keys();
 SELECT pg_temp.rows_are('SELECT generation, slot FROM key_store', 'VALUES (2, 1)', 'then it expires');
 SELECT is(pg_relation_size('claims_0'), 0::bigint, 'and its table is empty');
@@ -67,17 +67,17 @@ SELECT is(outcome, 'claimed', 'an hour is leased') FROM claim_key('working', lea
 CALL rotate_keys('0');
 CALL rotate_keys('0');
 CALL rotate_keys('0');
-SELECT is((SELECT min(generation) FROM generations), 4::bigint, 'its generation is kept');
+SELECT is((SELECT min(generation) FROM generations WHERE store = 'claims'), 4::bigint, 'its generation is kept');
 SELECT is(outcome, 'in_progress', 'and the lease with it') FROM claim_key('working', lease => '1 hour');
 SELECT is(release_key('working', attempt => 1), 'released', 'it is given back');
 CALL rotate_keys('0');
-SELECT is((SELECT min(generation) FROM generations), 7::bigint, 'its generation goes');
+SELECT is((SELECT min(generation) FROM generations WHERE store = 'claims'), 7::bigint, 'its generation goes');
 SELECT is(outcome || ' ' || attempt, 'claimed 2', 'the attempts are counted on') FROM claim_key('working', lease => '1 s');
 
 -- A slot that is not on the list has rows, as a restore could leave them: they do not
 -- count, and they are gone before anything begins there.
 SELECT 'claims_' || min(slot) AS free FROM generate_series(0, 3) slot
-WHERE slot NOT IN (SELECT g.slot FROM generations g) \gset
+WHERE slot NOT IN (SELECT g.slot FROM generations g WHERE g.store = 'claims') \gset
 INSERT INTO :free (key_hash, claimed_at, lease_until, attempt, scope, key)
 SELECT gen_random_uuid(), now(), now() - interval '1 s', 1, 'default', 'stray ' || i FROM generate_series(1, 10) i;
 SELECT is_empty($$SELECT * FROM claims WHERE key LIKE 'stray%'$$, 'rows of a slot that is not in use are no claims');
@@ -100,7 +100,7 @@ SET ROLE rotation_operator;
 SET default_transaction_isolation = 'serializable';
 SET synchronous_commit = on;
 CALL rotate_keys('0');
-SELECT is((SELECT max(generation) FROM generations), 9::bigint, 'an operator rotates, at any isolation level');
+SELECT is((SELECT max(generation) FROM generations WHERE store = 'claims'), 9::bigint, 'an operator rotates, at any isolation level');
 SELECT is(current_user || ' ' || current_setting('synchronous_commit'), 'rotation_operator on', 'and remains who he is');
 SET default_transaction_read_only = on;
 \set ON_ERROR_STOP off
@@ -111,7 +111,7 @@ SET default_transaction_read_only = off;
 RESET default_transaction_isolation;
 RESET ROLE;
 SELECT is(:'sqlstate'::text, '25006', 'a session that is read-only does not rotate');
-SELECT is((SELECT max(generation) FROM generations), 9::bigint, 'nothing has begun');
+SELECT is((SELECT max(generation) FROM generations WHERE store = 'claims'), 9::bigint, 'nothing has begun');
 DROP OWNED BY rotation_operator, rotation_nobody;
 DROP ROLE rotation_operator, rotation_nobody;
 

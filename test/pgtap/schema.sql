@@ -61,11 +61,13 @@ SELECT pg_temp.rows_are($$
 	('grant_operator', 'role regrole', 'void'),
 	('key_retention', '', 'interval'),
 	('library_version', '', 'text'),
+	('log_holders', 'slot integer', 'text[]'),
 	('order_counts', 'OUT created bigint, OUT applied bigint, OUT cancelled bigint, OUT tombstoned bigint, '
 		'OUT replayed bigint, OUT ignored bigint, OUT mismatch bigint, OUT in_progress bigint, '
 		'OUT illegal bigint, OUT missing bigint, OUT refused bigint, OUT since timestamp with time zone', 'SETOF record'),
 	('order_history', 'key text, OUT version integer, OUT state text, OUT at timestamp with time zone, '
 		'OUT event_id uuid, OUT request_key text, OUT reason text', 'SETOF record'),
+	('outbox_retention', '', 'interval'),
 	('pause_subscription', 'name text', 'void'),
 	('purge_orders', 'before timestamp with time zone, max integer', 'bigint'),
 	('redrive', 'name text, event_id uuid DEFAULT NULL::uuid, key text DEFAULT NULL::text, '
@@ -78,6 +80,8 @@ SELECT pg_temp.rows_are($$
 	('retry_counts', 'at timestamp with time zone, OUT source text, OUT minutes integer, OUT firsts bigint, '
 		'OUT retries bigint', 'SETOF record'),
 	('rotate_keys', 'IN retention interval DEFAULT NULL::interval, INOUT began bigint DEFAULT NULL::bigint, '
+		'INOUT emptied integer DEFAULT NULL::integer', NULL),
+	('rotate_outbox', 'IN retention interval DEFAULT NULL::interval, INOUT began bigint DEFAULT NULL::bigint, '
 		'INOUT emptied integer DEFAULT NULL::integer', NULL),
 	('seek_to_position', 'name text, "position" bigint', 'bigint'),
 	('seek_to_time', 'name text, at timestamp with time zone', 'bigint'),

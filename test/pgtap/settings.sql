@@ -16,6 +16,7 @@ SELECT pg_temp.rows_are($$SELECT name, vartype, unit, context, boot_val, min_val
 	('order_idempotency.log_duplicates', 'integer', NULL, 'sighup', '0', '0', '1000000'),
 	('order_idempotency.max_payload', 'integer', 'B', 'superuser', '1048576', '1024', '268435456'),
 	('order_idempotency.max_subscriptions', 'integer', NULL, 'postmaster', '64', '1', '1024'),
+	('order_idempotency.outbox_retention', 'integer', 's', 'sighup', '86400', '1', '2147483647'),
 	('order_idempotency.pay_within', 'integer', 's', 'user', '0', '0', '2147483647'),
 	('order_idempotency.poll_interval', 'integer', 'ms', 'sighup', '1000', '10', '3600000'),
 	('order_idempotency.publish', 'bool', NULL, 'sighup', 'on', NULL, NULL)$$, 'the settings, their units and bounds');

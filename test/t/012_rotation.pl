@@ -31,7 +31,7 @@ sub generations
 	return $node->safe_psql('postgres', <<~"SQL");
 		SELECT string_agg(generation || ':' || slot || CASE WHEN ended_at IS NULL THEN '' ELSE 'e' END, ' '
 			ORDER BY generation)
-		FROM $api.generations
+		FROM $api.generations WHERE store = 'claims'
 		SQL
 }
 
@@ -171,7 +171,7 @@ foreach my $round (1 .. 4)
 my $keys = $ENV{OI_TEST_KEYS} // 200000;
 
 $node->safe_psql('postgres', $rotate) for 1 .. 2;
-my $slot = $node->safe_psql('postgres', "SELECT slot FROM $api.generations ORDER BY generation DESC LIMIT 1");
+my $slot = $node->safe_psql('postgres', "SELECT slot FROM $api.generations WHERE store = 'claims' ORDER BY generation DESC LIMIT 1");
 my $table = "$api.claims_$slot";
 
 is($node->safe_psql('postgres', "SELECT outcome FROM $api.claim_key('leased', lease => '1 ms')"), 'claimed', 'a lease of a ms');
@@ -189,7 +189,7 @@ cmp_ok($node->safe_psql('postgres', "SELECT bytes FROM $api.key_store WHERE slot
 # what was called the longest lease is over a second after the generation's end
 $node->poll_query_until('postgres', <<~"SQL") or die 'time stands still';
 	SELECT ended_at + (SELECT last_value FROM $api.longest_lease) * interval '1 s' < clock_timestamp()
-	FROM $api.generations WHERE slot = $slot
+	FROM $api.generations WHERE store = 'claims' AND slot = $slot
 	SQL
 my ($read, $lsn) = split /\|/, $node->safe_psql('postgres', <<~"SQL");
 	SELECT seq_tup_read, pg_current_wal_lsn() FROM pg_stat_user_tables
@@ -226,7 +226,7 @@ is($node->safe_psql('postgres', "SELECT outcome FROM $api.claim_key('working', l
 
 $pool->run(0, "SELECT outcome FROM $api.claim_key('before');");
 $node->safe_psql('postgres', "SET session_replication_role = replica; $rotate");
-$slot = $node->safe_psql('postgres', "SELECT slot FROM $api.generations ORDER BY generation DESC LIMIT 1");
+$slot = $node->safe_psql('postgres', "SELECT slot FROM $api.generations WHERE store = 'claims' ORDER BY generation DESC LIMIT 1");
 is($pool->run(0, "SELECT outcome FROM $api.claim_key('after');"), 'claimed', 'a session that knew the generations before');
 sql_is($node, "SELECT count(*) FROM $api.claims_$slot", '1', 'claims in the new one');
 
@@ -242,11 +242,11 @@ my ($reached) = $held =~ /^([0-9]+)/;
 $node->poll_query_until('postgres', <<~"SQL") or die 'nobody rotates';
 	SELECT max(generation) > $reached + 3 AND count(*) <= 4
 		AND count(*) FILTER (WHERE generation < $reached) = 0
-	FROM $api.generations
+	FROM $api.generations WHERE store = 'claims'
 	SQL
 like(generations(), qr/^$held /, 'a process rotates, beside a claim that is open');
 is($pool->run(0, 'COMMIT;'), '', 'which is committed');
-$node->poll_query_until('postgres', "SELECT min(generation) > $reached FROM $api.generations")
+$node->poll_query_until('postgres', "SELECT min(generation) > $reached FROM $api.generations WHERE store = 'claims'")
   or die 'the generation stays';
 $node->poll_query_until('postgres', "SELECT count(*) = 0 FROM $api.key_store WHERE generation IS NULL")
   or die 'a table is not emptied';

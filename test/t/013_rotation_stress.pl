@@ -150,7 +150,7 @@ sub storm
 # How many generations have begun so far.
 sub generation
 {
-	return $node->safe_psql('postgres', "SELECT max(generation) FROM $api.generations");
+	return $node->safe_psql('postgres', "SELECT max(generation) FROM $api.generations WHERE store = 'claims'");
 }
 
 script('rotate', "\\sleep 10 ms\nCALL $api.rotate_keys('$retention');\n");

@@ -101,7 +101,8 @@ sub fill_database
 		SELECT $api.release_key('released', attempt => 1);
 		INSERT INTO $api.generations VALUES
 			('claims', 0, 1, now() - interval '2 hours', now() - interval '1 hour'),
-			('claims', 1, 2, now() - interval '1 hour', NULL);
+			('claims', 1, 2, now() - interval '1 hour', NULL),
+			('outbox', 0, 1, now(), NULL);
 		SELECT FROM $api.claim_key('second generation', scope => 'inbox');
 		SELECT FROM $api.create_order('new', 100, 'EUR', 'alice', '{"item": 1}');
 		SELECT FROM $api.create_order('paid', 200, 'EUR', 'alice', pay_within => '1 hour');
