@@ -118,6 +118,8 @@ typedef struct OiSinkState
 	const char *source;			/* CloudEvents "source", a URI in ASCII */
 	List	   *options;		/* DefElems of the server */
 	List	   *user_options;	/* DefElems of the owner's user mapping */
+	int			longest_wait;	/* ms between two attempts of an event, at
+								 * most */
 	const char *identity;		/* of the subscription, among those of all
 								 * databases anywhere; letters, digits, "."
 								 * and "-" */

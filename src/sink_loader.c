@@ -154,6 +154,7 @@ read_server(OiSink *sink, const OiSubscription *sub, Oid owner)
 	sink->state.options = copyObject(server->options);
 	sink->state.user_options = copyObject(user_options(owner, server->serverid));
 	sink->state.identity = psprintf("%s.%u.%d", sub->installation, MyDatabaseId, sub->id);
+	sink->state.longest_wait = sub->backoff_max;
 	MemoryContextSwitchTo(old);
 }
 

@@ -125,6 +125,7 @@ oi_worker_load(void)
 {
 	char	   *server = pstrdup(oi_worker.sub->server);
 	char	   *topic = pstrdup(oi_worker.sub->topic);
+	int			backoff_max = oi_worker.sub->backoff_max;
 
 	oi_sublock_hold(oi_worker.sub->relid, oi_worker.id);
 	oi_worker.batch = NULL;
@@ -145,7 +146,8 @@ oi_worker_load(void)
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("subscription \"%s\" has no cursor", oi_worker.sub->name)));
 	if (strcmp(server, oi_worker.sub->server) != 0 ||
-		strcmp(topic, oi_worker.sub->topic) != 0)
+		strcmp(topic, oi_worker.sub->topic) != 0 ||
+		backoff_max != oi_worker.sub->backoff_max)
 		oi_sink_stop(&oi_worker.sink);
 	oi_breaker_reset(&oi_worker.breaker);
 }

@@ -25,15 +25,15 @@
 #include <signal.h>
 #include <sys/socket.h>
 
-#include "common/hashfn.h"
 #include "fmgr.h"
 #include "http_address.h"
 #include "http_signature.h"
 #include "miscadmin.h"
 #include "order_sink.h"
 #include "pgstat.h"
-#include "utils/builtins.h"
-#include "utils/hsearch.h"
+#include "shared_headers.h"
+#include "shared_keys.h"
+#include "shared_options.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
@@ -85,10 +85,7 @@ typedef struct Delivery
 	OiSinkState *state;
 	OiSinkEvent *events;
 	int			n;
-	int		   *next;			/* the next event of the same key, or -1 */
-	int		   *ready;			/* a queue of events that may be sent */
-	int			first_ready;
-	int			nready;
+	OiKeyQueue	queue;
 	int			in_flight;
 } Delivery;
 
@@ -166,17 +163,6 @@ open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 }
 
 /*
- * An integer option, or its default; the validator has checked it.
- */
-static int
-int_option(const OiSinkState *state, const char *name, int otherwise)
-{
-	const char *value = oi_sink_option(state->options, name);
-
-	return value ? pg_strtoint32(value) : otherwise;
-}
-
-/*
  * The URL that an event is sent to: that of the server, and the topic as a path
  * below it where there is one.
  */
@@ -239,8 +225,8 @@ read_options(HttpSink *sink, const OiSinkState *state)
 	const char *secret = oi_sink_option(state->user_options, "secret");
 
 	sink->url = pstrdup(oi_sink_option(state->options, "url"));
-	sink->max_in_flight = int_option(state, "max_in_flight", DEFAULT_IN_FLIGHT);
-	sink->timeout = int_option(state, "timeout", DEFAULT_TIMEOUT);
+	sink->max_in_flight = oi_option_number(state->options, "max_in_flight", DEFAULT_IN_FLIGHT);
+	sink->timeout = oi_option_number(state->options, "timeout", DEFAULT_TIMEOUT);
 	sink->ca_file = ca_file ? pstrdup(ca_file) : NULL;
 	sink->authorization = token ? psprintf("Authorization: Bearer %s", token) : NULL;
 	sink->secret = secret ? http_secret_parse(secret) : NULL;
@@ -283,46 +269,7 @@ http_startup(OiSinkState *state)
 }
 
 /*
- * Link each event to the next of its key, and queue those that are the first.
- */
-static void
-link_keys(Delivery *delivery)
-{
-	HASHCTL		ctl = {0};
-	HTAB	   *last;
-
-	typedef struct
-	{
-		uint64		hash;
-		int			event;
-	}			Last;
-
-	ctl.keysize = sizeof(uint64);
-	ctl.entrysize = sizeof(Last);
-	ctl.hcxt = CurrentMemoryContext;
-	last = hash_create("order_idempotency http keys", delivery->n, &ctl,
-					   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	for (int i = 0; i < delivery->n; i++)
-	{
-		const char *key = delivery->events[i].key;
-		uint64		hash = hash_bytes_extended((const unsigned char *) key, strlen(key), 0);
-		bool		found;
-		Last	   *entry = hash_search(last, &hash, HASH_ENTER, &found);
-
-		/* keys that share a hash only wait for each other */
-		delivery->next[i] = -1;
-		if (found)
-			delivery->next[entry->event] = i;
-		else
-			delivery->ready[delivery->nready++] = i;
-		entry->event = i;
-	}
-	hash_destroy(last);
-}
-
-/*
- * Append a header line, with what has no place in a header percent-encoded, as
- * the HTTP binding of CloudEvents wants it.
+ * Append a header line.
  */
 static struct curl_slist *
 append_header(struct curl_slist *list, const char *prefix, const char *name, const char *value)
@@ -331,13 +278,7 @@ append_header(struct curl_slist *list, const char *prefix, const char *name, con
 
 	initStringInfo(&line);
 	appendStringInfo(&line, "%s%s: ", prefix, name);
-	for (const unsigned char *at = (const unsigned char *) value; *at != '\0'; at++)
-	{
-		if (*at > 0x20 && *at < 0x7f && *at != '"' && *at != '%')
-			appendStringInfoChar(&line, *at);
-		else
-			appendStringInfo(&line, "%%%02X", *at);
-	}
+	oi_headers_append_value(&line, value);
 	list = curl_slist_append(list, line.data);
 	pfree(line.data);
 	return list;
@@ -427,9 +368,9 @@ end_request(Request *request)
 static void
 send_ready(HttpSink *sink, Delivery *delivery)
 {
-	for (int i = 0; i < sink->max_in_flight && delivery->first_ready < delivery->nready; i++)
+	for (int i = 0; i < sink->max_in_flight && oi_keys_ready(&delivery->queue); i++)
 		if (sink->requests[i].event < 0)
-			send_event(delivery, &sink->requests[i], delivery->ready[delivery->first_ready++]);
+			send_event(delivery, &sink->requests[i], oi_keys_take(&delivery->queue));
 }
 
 /*
@@ -497,21 +438,21 @@ collect(HttpSink *sink, Delivery *delivery)
 		CURLcode	code = message->data.result;
 		Request    *request = NULL;
 		OiSinkEvent *event;
-		int			next;
+		int			which;
 
 		if (message->msg != CURLMSG_DONE)
 			continue;
 		curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, (char **) &request);
-		event = &delivery->events[request->event];
-		next = delivery->next[request->event];
+		which = request->event;
+		event = &delivery->events[which];
 		if (code == CURLE_OK && request->whole_header)
 			note_status(request, event);
 		else
 			note_failure(request, code, event);
 		end_request(request);
 		delivery->in_flight--;
-		if (event->outcome == OI_SINK_DELIVERED && next >= 0)
-			delivery->ready[delivery->nready++] = next;
+		if (event->outcome == OI_SINK_DELIVERED)
+			oi_keys_delivered(&delivery->queue, which);
 	}
 }
 
@@ -528,7 +469,7 @@ exchange(HttpSink *sink, Delivery *delivery)
 	curl_multi_perform(sink->multi, &running);
 	leave_library(sink);
 	collect(sink, delivery);
-	if (running == 0 || delivery->first_ready < delivery->nready)
+	if (running == 0 || oi_keys_ready(&delivery->queue))
 		return;
 
 	/* signals come through here; what they ask for is done by the caller */
@@ -559,10 +500,8 @@ http_deliver(OiSinkState *state, OiSinkEvent *events, int n, TimestampTz deadlin
 	Delivery	delivery = {.state = state,.events = events,.n = n};
 
 	abandon(sink);				/* what an error left */
-	delivery.next = palloc(sizeof(int) * n);
-	delivery.ready = palloc(sizeof(int) * n);
-	link_keys(&delivery);
-	while (delivery.in_flight > 0 || delivery.first_ready < delivery.nready)
+	oi_keys_queue(&delivery.queue, events, n);
+	while (delivery.in_flight > 0 || oi_keys_ready(&delivery.queue))
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (GetCurrentTimestamp() >= deadline)
