@@ -158,7 +158,7 @@ send_part(RedisSink *sink, const RedisPart *part)
  * subscription, or the books are gone.
  */
 static bool
-take_answer(RedisSink *sink, const RedisPart *part, TimestampTz deadline)
+take_answer(RedisSink *sink, RedisPart *part, TimestampTz deadline)
 {
 	redisReply *reply = redis_receive(&sink->connection, &sink->target, deadline);
 	const char *what = reply->type == REDIS_REPLY_ARRAY && reply->elements > 0 ?
@@ -194,7 +194,7 @@ take_answer(RedisSink *sink, const RedisPart *part, TimestampTz deadline)
  * Deliver a part, on a connection that may have to be made first.
  */
 static void
-deliver_part(RedisSink *sink, const RedisPart *part, TimestampTz deadline)
+deliver_part(RedisSink *sink, RedisPart *part, TimestampTz deadline)
 {
 	for (int attempt = 0;; attempt++)
 	{
@@ -225,7 +225,7 @@ static void
 redis_deliver(OiSinkState *state, OiSinkEvent *events, int n, TimestampTz deadline)
 {
 	RedisSink  *sink = state->private_data;
-	RedisPart	part;
+	RedisPart	part = {0};
 
 	sink->making = state->token;
 	if (sink->recorded > 0)

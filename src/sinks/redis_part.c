@@ -30,6 +30,7 @@
  */
 #include "postgres.h"
 
+#include "common/hashfn.h"
 #include "redis_sink.h"
 #include "utils/builtins.h"
 
@@ -43,7 +44,8 @@
  * KEYS: the books, then streams.  ARGV: session, delivery, "1" if this is its end,
  * maxlen or nothing, the last position, how many events; and for each event
  * the number of its stream, its index, its id in the stream, how many arguments
- * follow, and those: field "id" first, "subject", which is the key, second.
+ * follow, and those: field "id" first, "subject", which is the key, second.  None: one of
+ * its key was refused in an earlier step.
  *
  * Answers: "fenced"; "gone", stream, id; "error", text; or "ok", a letter for
  * each event, and for those that are n, o or w a text.
@@ -65,9 +67,9 @@ static const char script[] =
 "for i = 1, tonumber(ARGV[6]) do\n"
 "  local k, index, id = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), ARGV[at + 2]\n"
 "  local first, last = at + 4, at + 3 + tonumber(ARGV[at + 3])\n"
-"  local key, code = ARGV[first + 3], nil\n"
+"  local key, code = last > first and ARGV[first + 3], nil\n"
 "  at = last + 1\n"
-"  if barred[key] then code = 'b'\n"
+"  if not key or barred[key] then code = 'b'\n"
 "  elseif index <= known then\n"
 "    code = string.find(refused, ',' .. index .. ',', 1, true) and 'x' or 'd'\n"
 "  else\n"
@@ -99,7 +101,7 @@ static const char script[] =
 "  if index > known then upto = index end\n"
 "  if code == 'a' or code == 'd' then event = ARGV[first + 1]\n"
 "  else\n"
-"    barred[key] = true\n"
+"    if key then barred[key] = true end\n"
 "    if code ~= 'x' then refused = refused .. index .. ',' end\n"
 "  end\n"
 "end\n"
@@ -210,6 +212,37 @@ append_fields(StringInfo out, const OiSinkState *state, const OiSinkEvent *event
 }
 
 /*
+ * Was an event of a key refused in this delivery?  Keys are told apart by a hash: two
+ * that share it only wait for each other.
+ */
+static bool
+is_barred(const RedisPart *part, const char *key)
+{
+	uint64		hash = hash_bytes_extended((const unsigned char *) key, strlen(key), 0);
+
+	return part->barred != NULL && hash_search(part->barred, &hash, HASH_FIND, NULL) != NULL;
+}
+
+/*
+ * From here on none of its key is sent in this delivery.
+ */
+static void
+bar(RedisPart *part, const char *key)
+{
+	uint64		hash = hash_bytes_extended((const unsigned char *) key, strlen(key), 0);
+
+	if (part->barred == NULL)
+	{
+		HASHCTL		ctl = {.keysize = sizeof(uint64),.entrysize = sizeof(uint64)};
+
+		ctl.hcxt = CurrentMemoryContext;
+		part->barred = hash_create("order_idempotency redis keys", 64, &ctl,
+								   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
+	(void) hash_search(part->barred, &hash, HASH_ENTER, NULL);
+}
+
+/*
  * Append an event; returns how many arguments that was.
  */
 static int
@@ -217,10 +250,11 @@ append_event(StringInfo out, const RedisPart *part, int i, StringInfo scratch)
 {
 	const OiSinkEvent *event = &part->events[i];
 	char		id[2 * MAXINT8LEN + 2];
-	int			nargs;
+	int			nargs = 0;
 
 	resetStringInfo(scratch);
-	nargs = append_fields(scratch, part->state, event);
+	if (!is_barred(part, event->key))
+		nargs = append_fields(scratch, part->state, event);
 	snprintf(id, sizeof(id), INT64_FORMAT "-%d", part->state->token.number, event->index);
 	append_number(out, part->stream[i] + 2);
 	append_number(out, event->index);
@@ -293,10 +327,10 @@ why_not(const RedisPart *part, int i, char code, const char *text)
  * Fill in the outcomes of a part from the answer to it.  False: it is none.
  */
 bool
-redis_part_read(const RedisPart *part, const redisReply * reply)
+redis_part_read(RedisPart *part, const redisReply * reply)
 {
 	const char *codes;
-	size_t text = 2;
+	size_t		detail = 2;
 
 	if (reply->elements < 2 || reply->element[1]->type != REDIS_REPLY_STRING ||
 		reply->element[1]->len != (size_t) part->n)
@@ -310,9 +344,12 @@ redis_part_read(const RedisPart *part, const redisReply * reply)
 		if (strchr("ad", codes[i]) != NULL)
 			event->outcome = OI_SINK_DELIVERED;
 		else
-			event->reason = why_not(part, i, codes[i], explained && text <reply->elements ?
-									reply->element[text]->str : "");
-		text	  +=explained;
+		{
+			event->reason = why_not(part, i, codes[i], explained && detail < reply->elements ?
+									reply->element[detail]->str : "");
+			bar(part, event->key);
+		}
+		detail += explained;
 	}
 	return true;
 }

@@ -10,6 +10,7 @@
 
 #include "order_sink.h"
 #include "redis_connection.h"
+#include "utils/hsearch.h"
 
 /* how far the books are, by the receiver's or by ours */
 typedef struct RedisMark
@@ -48,6 +49,8 @@ typedef struct RedisPart
 	const char **streams;		/* that they go to */
 	int			nstreams;
 	int		   *stream;			/* of each event */
+	HTAB	   *barred;			/* keys of which an event was refused, in this
+								 * part or before; NULL: none */
 } RedisPart;
 
 /* in redis_book.c */
@@ -59,6 +62,6 @@ extern char *redis_token(const OiSinkState *state);
 /* in redis_part.c */
 extern void redis_part_cut(RedisPart *part, OiSinkState *state, OiSinkEvent *events, int n, int most);
 extern void redis_part_append(const RedisPart *part, const RedisSink *sink, StringInfo out);
-extern bool redis_part_read(const RedisPart *part, const redisReply * reply);
+extern bool redis_part_read(RedisPart *part, const redisReply * reply);
 
 #endif							/* REDIS_SINK_H */
