@@ -38,6 +38,9 @@
 /* ms that the worker stays away when a delivery was broken off for somebody */
 #define YIELD 200
 
+/* the log's time for each of events that failed before */
+#define LOG_SHARE 4
+
 /* ms from one look at a busy log to the next */
 #define PAUSE 10
 
@@ -308,6 +311,7 @@ deliver(OiBatch *batch)
 		delivery = choose(batch);
 		if (delivery == NULL)
 			return;
+		oi_handover_set_timeout(delivery, batch);
 		if (delivery->n > 0 && !oi_handover_was_received(delivery))
 			how = oi_handover(delivery, &error);
 	}
@@ -344,6 +348,7 @@ static bool
 is_turn_of_failed(void)
 {
 	if (oi_worker.held.next_due > oi_now() || oi_worker.log_next ||
+		GetCurrentTimestamp() < oi_worker.log_until ||
 		!oi_flush(oi_worker.cursor.lsn))
 	{
 		oi_worker.log_next = false;
@@ -367,6 +372,18 @@ deliver_batch(void)
 }
 
 /*
+ * Events that failed before were at their turn since then: how long is it the log's,
+ * as long as it has something?
+ */
+static TimestampTz
+log_time(TimestampTz began)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	return now + LOG_SHARE * Max(0, now - began);
+}
+
+/*
  * Do the next thing, if there is one.  What was read is delivered at once, unless
  * standbys do not have it yet: then the lock must be let go of meanwhile.
  */
@@ -376,6 +393,7 @@ work(void)
 	OiBatch    *batch;
 	OiCursor   *cursor = &oi_worker.cursor;
 	bool		redo = cursor->open_failed.n > 0;
+	TimestampTz began = GetCurrentTimestamp();
 
 	if (oi_worker.batch == NULL && cursor->open_log.n > 0)
 		return fetch_open();
@@ -388,13 +406,19 @@ work(void)
 		if (batch == NULL)
 			oi_worker_load();
 		else if (redo || batch->n > 0)
+		{
 			deliver(batch);
+			oi_worker.log_until = log_time(began);
+		}
 		return true;
 	}
 	if (oi_worker.batch == NULL)
 	{
 		if (!fetch_batch())
+		{
+			oi_worker.log_until = 0;
 			return oi_worker.held.next_due <= oi_now();
+		}
 		if (oi_worker.batch != NULL && oi_flush(lsn_needed()))
 			deliver_batch();
 	}

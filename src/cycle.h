@@ -32,6 +32,7 @@ typedef struct OiWorker
 	TimestampTz read_at;		/* when the log was read last */
 	bool		busy;			/* events come fast, and we keep up */
 	bool		log_next;		/* what failed before had its turn */
+	TimestampTz log_until;		/* nor is it, before then, while there is more */
 	bool		reloaded;		/* settings were read again: is it still
 								 * armed? */
 	bool		definitions_changed;	/* of a server, a user mapping or a

@@ -16,6 +16,9 @@
 /* ms that a sink may take for a batch before it has to give up */
 #define DELIVERY_TIMEOUT 30000
 
+/* the same for events that failed before, the first time; it doubles each time */
+#define RETRY_TIMEOUT 1000
+
 /*
  * A receiver has what the database does not know that it sent.
  */
@@ -73,13 +76,32 @@ is_unknown(const OiDelivery *delivery)
 }
 
 /*
+ * How long the sink may take.  While it is at an event that failed before, all others
+ * wait.  If that one makes it hang, then not for long; but a receiver that is just
+ * slow gets more time with each attempt.  A delivery with a number is repeated as it
+ * is, so it cannot be given too little.
+ */
+void
+oi_handover_set_timeout(OiDelivery *delivery, const OiBatch *batch)
+{
+	int			attempts = 0;
+
+	for (int i = 0; i < delivery->n; i++)
+		attempts = Max(attempts, batch->info[delivery->which[i]].attempts);
+	delivery->timeout = DELIVERY_TIMEOUT;
+	if (batch->failed && !oi_worker.cursor.numbered && attempts <= 5)
+		delivery->timeout = RETRY_TIMEOUT << Max(0, attempts - 1);
+}
+
+/*
  * Have the sink ready, and hand it events if there are any.  Only here a cancel
  * is listened to: it comes from somebody who waits for the subscription's lock.
  */
 OiHandover
 oi_handover(OiDelivery *delivery, char **error)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), DELIVERY_TIMEOUT);
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   delivery ? delivery->timeout : 0);
 	OiHandover	how = OI_HANDOVER_ANSWERED;
 
 	pgstat_report_activity(STATE_RUNNING, "delivering events");

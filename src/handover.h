@@ -18,6 +18,7 @@ typedef enum OiHandover
 	OI_HANDOVER_NOT_STARTED,	/* there is no sink to hand over to */
 } OiHandover;
 
+extern void oi_handover_set_timeout(OiDelivery *delivery, const OiBatch *batch);
 extern OiHandover oi_handover(OiDelivery *delivery, char **error);
 extern bool oi_handover_was_received(OiDelivery *delivery);
 

@@ -16,6 +16,31 @@
 #include "utils/memutils.h"
 
 /*
+ * Comparator of the heap: what is due first, and of that the lowest position,
+ * is on top.
+ */
+static int
+compare_due(const pairingheap_node *a, const pairingheap_node *b, void *arg)
+{
+	const OiHeldKey *x = pairingheap_const_container(OiHeldKey, node, a);
+	const OiHeldKey *y = pairingheap_const_container(OiHeldKey, node, b);
+
+	if (x->due != y->due)
+		return x->due < y->due ? 1 : -1;
+	return x->head < y->head ? 1 : x->head > y->head ? -1 : 0;
+}
+
+/*
+ * Note when the first one is due.
+ */
+static void
+note_due(OiHeld *held)
+{
+	held->next_due = pairingheap_is_empty(held->by_due) ? OI_UNDUE :
+		pairingheap_container(OiHeldKey, node, pairingheap_first(held->by_due))->due;
+}
+
+/*
  * No key is held.
  */
 void
@@ -28,7 +53,15 @@ oi_held_reset(OiHeld *held)
 	ctl.hcxt = TopMemoryContext;
 	held->keys = hash_create("order_idempotency held keys", 64, &ctl,
 							 HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
-	held->next_due = OI_UNDUE;
+	if (held->by_due == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+		held->by_due = pairingheap_allocate(compare_due, NULL);
+		MemoryContextSwitchTo(old);
+	}
+	pairingheap_reset(held->by_due);
+	note_due(held);
 }
 
 /*
@@ -56,11 +89,15 @@ oi_held_has(const OiHeld *held, const char *key)
 void
 oi_held_put(OiHeld *held, const char *key, int64 head, TimestampTz due)
 {
-	OiHeldKey  *entry = hash_search(held->keys, key, HASH_ENTER, NULL);
+	bool		found;
+	OiHeldKey  *entry = hash_search(held->keys, key, HASH_ENTER, &found);
 
+	if (found)
+		pairingheap_remove(held->by_due, &entry->node);
 	entry->head = head;
 	entry->due = due;
-	held->next_due = Min(held->next_due, due);
+	pairingheap_add(held->by_due, &entry->node);
+	note_due(held);
 }
 
 /*
@@ -81,41 +118,35 @@ oi_held_add(OiHeld *held, const char *key, int64 position, TimestampTz due)
 void
 oi_held_drop(OiHeld *held, const char *key)
 {
+	OiHeldKey  *entry = hash_search(held->keys, key, HASH_FIND, NULL);
+
+	if (entry == NULL)
+		return;
+	pairingheap_remove(held->by_due, &entry->node);
+	note_due(held);
 	(void) hash_search(held->keys, key, HASH_REMOVE, NULL);
 }
 
 /*
- * qsort comparator: by position.
- */
-static int
-compare_heads(const void *a, const void *b)
-{
-	int64		x = (*(OiHeldKey *const *) a)->head;
-	int64		y = (*(OiHeldKey *const *) b)->head;
-
-	return x < y ? -1 : x > y;
-}
-
-/*
- * The keys that are due, in the order of their heads, in the current context.
+ * The first keys that are due, at most so many, in the current context.
  */
 OiHeldKey **
-oi_held_due(OiHeld *held, TimestampTz now, int *n)
+oi_held_due(OiHeld *held, TimestampTz now, int most, int *n)
 {
-	OiHeldKey **due = palloc(sizeof(OiHeldKey *) * (oi_held_count(held) + 1));
-	HASH_SEQ_STATUS scan;
-	OiHeldKey  *entry;
+	OiHeldKey **due = palloc(sizeof(OiHeldKey *) * Max(1, most));
 
 	*n = 0;
-	held->next_due = OI_UNDUE;
-	hash_seq_init(&scan, held->keys);
-	while ((entry = hash_seq_search(&scan)) != NULL)
+	while (*n < most && held->next_due <= now && held->next_due != OI_UNDUE)
 	{
-		held->next_due = Min(held->next_due, entry->due);
-		if (entry->due <= now)
-			due[(*n)++] = entry;
+		due[(*n)++] = pairingheap_container(OiHeldKey, node,
+											pairingheap_remove_first(held->by_due));
+		note_due(held);
 	}
-	qsort(due, *n, sizeof(OiHeldKey *), compare_heads);
+
+	/* they are due until something becomes of them */
+	for (int i = 0; i < *n; i++)
+		pairingheap_add(held->by_due, &due[i]->node);
+	note_due(held);
 
 	return due;
 }

@@ -9,6 +9,7 @@
 #define OI_HELD_H
 
 #include "datatype/timestamp.h"
+#include "lib/pairingheap.h"
 #include "utils/hsearch.h"
 
 /* room for the longest key there can be, and a zero */
@@ -20,6 +21,7 @@ typedef struct OiHeldKey
 	char		key[OI_HELD_KEY_SIZE];	/* in the server's encoding; first */
 	int64		head;			/* position of the first event that has to go */
 	TimestampTz due;			/* when that may be tried */
+	pairingheap_node node;
 } OiHeldKey;
 
 /* never: the head is dead, and on_dead is "hold" */
@@ -28,6 +30,7 @@ typedef struct OiHeldKey
 typedef struct OiHeld
 {
 	HTAB	   *keys;
+	pairingheap *by_due;		/* the same: what is due first comes first */
 	TimestampTz next_due;		/* none is due before */
 } OiHeld;
 
@@ -37,6 +40,6 @@ extern bool oi_held_has(const OiHeld *held, const char *key);
 extern void oi_held_put(OiHeld *held, const char *key, int64 head, TimestampTz due);
 extern void oi_held_add(OiHeld *held, const char *key, int64 position, TimestampTz due);
 extern void oi_held_drop(OiHeld *held, const char *key);
-extern OiHeldKey **oi_held_due(OiHeld *held, TimestampTz now, int *n);
+extern OiHeldKey **oi_held_due(OiHeld *held, TimestampTz now, int most, int *n);
 
 #endif							/* OI_HELD_H */

@@ -16,6 +16,7 @@ typedef struct OiDelivery
 	OiSinkEvent *events;		/* copies, which the sink fills */
 	int		   *which;			/* where in the batch each of them is */
 	int			n;
+	int			timeout;		/* ms that the sink may take */
 } OiDelivery;
 
 /* how a delivery went */

@@ -232,7 +232,7 @@ oi_parking_read(const OiSubscription *sub, OiHeld *held, TimestampTz now,
 {
 	OiBatch    *batch = oi_batch_make(sub->batch_size, context);
 	int			n;
-	OiHeldKey **due = oi_held_due(held, now, &n);
+	OiHeldKey **due = oi_held_due(held, now, sub->batch_size, &n);
 
 	batch->failed = true;
 	for (int i = 0; i < n && batch->n < batch->room && batch->bytes < OI_SINK_MAX_BYTES; i++)
