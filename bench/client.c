@@ -16,6 +16,7 @@
  *		-c N		clients (1)
  *		-s SECONDS	run for that long (1)
  *		-n CALLS	end after so many calls of all clients together
+ *		-w CALLS	before it is counted, so many calls of each client (20; with -n none)
  *		-r RATE		no more than so many calls a second of all clients together
  *		-k KEYS		"uuid7" or "random": a fresh key for each call; else a file
  *					with a key on each line, of which each call takes one by chance
@@ -68,6 +69,7 @@ typedef struct Options
 	int			clients;
 	double		seconds;
 	long		calls;			/* 0: no limit */
+	long		warm_up;		/* of each client; -1: the default */
 	double		rate;			/* 0: no limit */
 	const char *keys;
 	bool		once;
@@ -109,7 +111,7 @@ typedef struct Client
 	int			outcome;		/* number of the column, -1: not known yet */
 } Client;
 
-static Options options = {.clients = 1,.seconds = 1,.keys = "random",.nparams = 1};
+static Options options = {.clients = 1,.seconds = 1,.warm_up = -1,.keys = "random",.nparams = 1};
 static Shared *shared;
 static char **file_keys;
 static long nfile_keys;
@@ -345,7 +347,9 @@ run_client(int number)
 		connect_redis(&client);
 	else
 		connect_postgres(&client);
-	for (int i = 0; i < WARM_UP_CALLS && options.calls == 0; i++)
+	if (options.warm_up < 0)
+		options.warm_up = options.calls == 0 ? WARM_UP_CALLS : 0;
+	for (long i = 0; i < options.warm_up; i++)
 		call(&client);
 	pthread_barrier_wait(&shared->ready);
 	result->begin = seconds_of(CLOCK_MONOTONIC);
@@ -434,6 +438,9 @@ read_option(int option, const char *value)
 		case 'n':
 			options.calls = atol(value);
 			break;
+		case 'w':
+			options.warm_up = atol(value);
+			break;
 		case 'r':
 			options.rate = atof(value);
 			break;
@@ -462,7 +469,7 @@ read_arguments(int argc, char **argv)
 {
 	int			option;
 
-	while ((option = getopt(argc, argv, "+c:s:n:r:k:oe:p:")) != -1)
+	while ((option = getopt(argc, argv, "+c:s:n:w:r:k:oe:p:")) != -1)
 		read_option(option, optarg);
 	if (options.clients < 1 || options.clients > MAX_CLIENTS)
 		die("1 to %d clients", MAX_CLIENTS);

@@ -46,11 +46,13 @@ class Client:
         """The file with keys of that name."""
         return self.workdir / f"keys.{name}"
 
-    def command(self, case, target, seconds=None, calls=None, rate=None):
+    def command(self, case, target, seconds=None, calls=None, rate=None, warm_up=None):
         """The command of a case's clients."""
         keys = case.keys if case.keys in ("uuid7", "random") else self.keys(case.keys)
         words = [self.program, "-c", case.clients, "-k", keys]
         words += ["-n", calls] if calls else ["-s", seconds]
+        if warm_up is not None:
+            words += ["-w", warm_up]
         if rate:
             words += ["-r", rate]
         if case.once:
@@ -61,9 +63,9 @@ class Client:
             words += ["-p", value]
         return [*words, "redis" if case.redis else "postgres", target, *case.statements]
 
-    def run(self, case, target, seconds=None, calls=None):
+    def run(self, case, target, seconds=None, calls=None, warm_up=None):
         """Run a case's clients."""
-        printed = run(self.command(case, target, seconds, calls)).split()
+        printed = run(self.command(case, target, seconds, calls, warm_up=warm_up)).split()
         return Run(int(printed[0]), float(printed[1]), float(printed[2]))
 
 
