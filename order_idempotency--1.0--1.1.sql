@@ -275,43 +275,101 @@ ones (everything => true); those that only wait behind them go on. Returns how m
 pause_subscription.
 Errors: 42704 no such subscription; 42501 it is another role''s; 22004 the name is null; 25006 read-only transaction or standby; 22023 not exactly one of event_id, key and everything.';
 
+-- What a subscription has before it, as the next batches will have it (batch.c).  The next 125,000 rows are looked at,
+-- more than a worker passes over before it records that (cycle.c); those behind them are taken to be alike.  Up to
+-- position "start" only late rows are left; "+ 0" has these found by xid, since the positions may be the whole log's.
+-- pg_column_size() of a column reads nothing that is stored elsewhere.
+CREATE FUNCTION subscription_lag(subscription int, OUT events bigint, OUT bytes bigint, OUT oldest timestamptz)
+	LANGUAGE sql STABLE PARALLEL RESTRICTED SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+	SET enable_seqscan = off
+	SET jit = off
+	AS $$
+	WITH c AS (
+		-- incarnation: as OI_INCARNATION of src/incarnation.h
+		SELECT c.*, s.event_types, c.behind_position >> 44 AS incarnation,
+			   CASE WHEN c.batch IS NULL THEN c.behind_position ELSE GREATEST(c.behind_position, c.progress) END AS start
+		FROM order_idempotency.subscriptions s
+			CROSS JOIN LATERAL (SELECT n.* FROM order_idempotency.subscription_cursors n WHERE n.subscription = s.id
+								ORDER BY n.turn LIMIT 1) c
+		WHERE s.id = $1
+	), late_xids AS (
+		SELECT x.first, x.last, m.above, m.upto
+		FROM (SELECT behind, behind_next_xid, incarnation << 44, behind_position FROM c
+			  UNION ALL
+			  SELECT batch, batch_next_xid, behind_position, start FROM c WHERE batch IS NOT NULL)
+				 m (snapshot, next_xid, above, upto)
+			CROSS JOIN LATERAL (
+				SELECT xip, xip FROM pg_snapshot_xip(m.snapshot) xip
+				UNION ALL SELECT pg_snapshot_xmax(m.snapshot), m.next_xid) x (first, last)
+	), looked_at AS (
+		SELECT q.*,
+			   (q.position >> 44 > c.incarnation
+				OR (((c.behind_all_above AND q.position > c.behind_position) OR NOT pg_visible_in_snapshot(q.xid, c.behind))
+					AND (c.batch IS NULL OR q.position > c.progress OR NOT pg_visible_in_snapshot(q.xid, c.batch))))
+			   AND (c.event_types IS NULL OR q.type = ANY (c.event_types)) AS wanted
+		FROM c CROSS JOIN LATERAL (
+			(SELECT o.position, o.xid, o.type, o.created_at, false AS late, 100 + COALESCE(pg_column_size(o.payload), 0) + COALESCE(pg_column_size(o.headers), 0) AS size
+			 FROM order_idempotency.outbox o WHERE o.position > c.start ORDER BY o.position LIMIT 125000)
+			UNION ALL
+			(SELECT o.position, o.xid, o.type, o.created_at, true, 100 + COALESCE(pg_column_size(o.payload), 0) + COALESCE(pg_column_size(o.headers), 0)
+			 FROM late_xids x CROSS JOIN LATERAL (
+				 SELECT * FROM order_idempotency.outbox o
+				 WHERE o.xid >= x.first AND o.xid <= x.last AND o.position + 0 > x.above AND o.position + 0 <= x.upto
+				 OFFSET 0) o
+			 LIMIT 125000)) q
+	), counted AS (
+		SELECT count(*) FILTER (WHERE wanted) AS events,
+			   COALESCE(sum(size) FILTER (WHERE wanted), 0) AS bytes,
+			   min(created_at) FILTER (WHERE wanted) AS oldest,
+			   count(*) FILTER (WHERE wanted AND NOT late) AS alike,
+			   COALESCE(sum(size) FILTER (WHERE wanted AND NOT late), 0) AS alike_bytes,
+			   CASE WHEN count(*) FILTER (WHERE NOT late) < 125000 THEN 0
+					ELSE (SELECT max(position) FROM order_idempotency.outbox) - max(position) FILTER (WHERE NOT late)
+					END AS left_out
+		FROM looked_at
+	)
+	-- what is left out may be wanted, even if nothing was so far
+	SELECT events + ceil(GREATEST(alike, 1) * left_out::numeric / 125000)::bigint,
+		   (bytes + alike_bytes * left_out::numeric / 125000)::bigint, oldest
+	FROM counted
+	$$;
+
+REVOKE ALL ON FUNCTION subscription_lag FROM PUBLIC;
+COMMENT ON FUNCTION subscription_lag IS
+'How much the log has for a subscription that is not delivered: events, bytes about, and when the oldest was made (null: there is
+none). The next 125,000 rows are looked at; what is behind them is estimated. View subscription_status has it all.
+Errors: none.';
+
 CREATE OR REPLACE VIEW subscription_status AS
 	SELECT s.name, s.server, s.owner, s.event_types, s.topic,
 		   CASE WHEN a.disarmed IS NOT NULL THEN 'disarmed' WHEN s.paused_at IS NOT NULL THEN 'paused'
 				ELSE COALESCE(w.state, 'stopped') END AS state, w.pid,
 		   c.delivered, c.delivered_at, l.events + f.parked AS lag_events, w.last_error, w.last_error_at,
-		   COALESCE(a.disarmed, 'Paused at ' || s.paused_at || '; use resume_subscription().') AS detail,
+		   COALESCE(a.disarmed, 'Paused at ' || s.paused_at || '; use resume_subscription().',
+					CASE WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = s.owner)
+						 THEN 'Its owner was dropped; a superuser takes it over with resume_subscription().'
+						 WHEN w.state = 'no process' THEN 'All of max_worker_processes are in use; it starts when one is free.'
+						 WHEN w.state = 'retrying' THEN 'Deliveries fail, and are tried again; last_error says why.'
+						 WHEN w.state = 'off' THEN 'Setting order_idempotency.publish is off.' END) AS detail,
 		   l.bytes + f.bytes AS lag_bytes,
 		   COALESCE(GREATEST(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - LEAST(l.oldest, f.oldest)), 0), 0)
 			   AS lag_seconds,
-		   LEAST(l.oldest, f.oldest) AS oldest_waiting, c.retried, f.parked, f.dead
+		   LEAST(l.oldest, f.oldest) AS oldest_waiting, c.retried, f.parked, f.dead,
+		   COALESCE(v.in_flight, 0) AS in_flight
 	FROM subscriptions s
 		CROSS JOIN LATERAL (SELECT n.* FROM subscription_cursors n WHERE n.subscription = s.id
 							ORDER BY n.turn LIMIT 1) c
 		LEFT JOIN subscription_workers() w ON w.subscription = s.id
-		-- as OI_INCARNATION of src/incarnation.h
-		CROSS JOIN LATERAL (SELECT c.behind_position >> 44 AS incarnation,
-								   ARRAY(SELECT pg_catalog.pg_snapshot_xip(c.behind)) AS open OFFSET 0) i
-		-- what the next batches will have, as batch.c finds it
-		CROSS JOIN LATERAL (
-			SELECT pg_catalog.count(*) AS events, pg_catalog.min(o.created_at) AS oldest,
-				   COALESCE(pg_catalog.sum(pg_catalog.pg_column_size(o.*)), 0) AS bytes
-			FROM outbox o
-			WHERE (o.position > c.behind_position
-				   OR ((o.xid = ANY (i.open)
-						OR (o.xid >= pg_catalog.pg_snapshot_xmax(c.behind) AND o.xid < c.behind_next_xid))
-					   AND o.position >> 44 = i.incarnation))
-			  AND (o.position >> 44 > i.incarnation
-				   OR (((c.behind_all_above AND o.position > c.behind_position)
-						OR NOT pg_catalog.pg_visible_in_snapshot(o.xid, c.behind))
-					   AND (c.batch IS NULL OR o.position > c.progress
-							OR NOT pg_catalog.pg_visible_in_snapshot(o.xid, c.batch))))
-			  AND (s.event_types IS NULL OR o.type = ANY (s.event_types))) l
+		LEFT JOIN subscription_activity() v ON v.subscription = s.id
+		CROSS JOIN LATERAL subscription_lag(s.id) l
 		CROSS JOIN LATERAL (
 			SELECT pg_catalog.count(*) FILTER (WHERE e.state <> 'dead') AS parked,
 				   pg_catalog.count(*) FILTER (WHERE e.state = 'dead') AS dead,
 				   pg_catalog.min(e.created_at) FILTER (WHERE e.state <> 'dead') AS oldest,
-				   COALESCE(pg_catalog.sum(pg_catalog.pg_column_size(e.*)) FILTER (WHERE e.state <> 'dead'), 0) AS bytes
+				   COALESCE(pg_catalog.sum(100 + COALESCE(pg_catalog.pg_column_size(e.payload), 0)
+										   + COALESCE(pg_catalog.pg_column_size(e.headers), 0))
+								FILTER (WHERE e.state <> 'dead'), 0) AS bytes
 			FROM failed_events e WHERE e.subscription = s.id) f
 		-- as oi_is_armed of src/arming.c
 		LEFT JOIN (SELECT n.id AS installation, d.oid AS database,
@@ -330,14 +388,15 @@ CREATE OR REPLACE VIEW subscription_status AS
 				END || ' If its events are to be published from here, use resume_subscription().' AS disarmed) a;
 COMMENT ON COLUMN subscription_status.state IS
 'stopped, no process (raise max_worker_processes), starting, idle, delivering, retrying (nothing goes out: see last_error), off (order_idempotency.publish is off), paused, disarmed (see detail)';
-COMMENT ON COLUMN subscription_status.lag_events IS 'how many events it wants and has not delivered, those parked or waiting included and dead ones not; 0: it is up to date';
-COMMENT ON COLUMN subscription_status.detail IS 'why it is paused or disarmed, and what to do; null: it is not';
+COMMENT ON COLUMN subscription_status.lag_events IS 'how many events it wants and has not delivered, those parked or waiting included and dead ones not; 0: it is up to date; above 125,000: about';
+COMMENT ON COLUMN subscription_status.detail IS 'why it is paused, disarmed, retrying, off, without a process or without an owner, and what to do; null: it is not';
 COMMENT ON COLUMN subscription_status.lag_bytes IS 'how large these events are, about';
 COMMENT ON COLUMN subscription_status.lag_seconds IS 'the age of the oldest of them; 0: there is none';
 COMMENT ON COLUMN subscription_status.oldest_waiting IS 'when the oldest of them was made; null: there is none';
 COMMENT ON COLUMN subscription_status.retried IS 'how many times a delivery of an event failed and was put off, since it was made';
 COMMENT ON COLUMN subscription_status.parked IS 'how many events are in view parked_events';
 COMMENT ON COLUMN subscription_status.dead IS 'how many events are in view dead_letters';
+COMMENT ON COLUMN subscription_status.in_flight IS 'how many events its sink has at the moment';
 
 ----------------------------------------------------------------------------
 -- Ledger: the key of a purged order may be used again, and no function looks
@@ -760,6 +819,7 @@ BEGIN
 				   'order_idempotency.deadline_failures TO %s', role);
 	EXECUTE format('GRANT EXECUTE ON FUNCTION order_idempotency.default_lifecycle, '
 				   'order_idempotency.subscription_workers, order_idempotency.subscription_activity, '
+				   'order_idempotency.subscription_lag, '
 				   'order_idempotency.key_retention, order_idempotency.outbox_retention, order_idempotency.log_holders TO %s', role);
 END
 $$;

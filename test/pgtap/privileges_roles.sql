@@ -36,7 +36,7 @@ SELECT lives_ok($$SELECT order_idempotency.grant_operator('oper')$$, 'grant_oper
 SELECT pg_temp.rows_are($$SELECT pg_temp.granted('mon')$$, $$VALUES
 	('EXECUTE claim_counts'), ('EXECUTE default_lifecycle'), ('EXECUTE delivery_counts'), ('EXECUTE key_retention'),
 	('EXECUTE log_holders'), ('EXECUTE order_counts'), ('EXECUTE outbox_retention'), ('EXECUTE retried_keys'), ('EXECUTE retry_counts'), ('EXECUTE subscription_activity'),
-	('EXECUTE subscription_workers'),
+	('EXECUTE subscription_lag'), ('EXECUTE subscription_workers'),
 	('SELECT abandoned_claims'), ('SELECT account_balance'), ('SELECT claim_stats'),
 	('SELECT current_lifecycle'), ('SELECT dead_letters'), ('SELECT deadline_failures'), ('SELECT hot_keys'), ('SELECT key_store'),
 	('SELECT order_stats'), ('SELECT outbox_store'), ('SELECT parked_events'), ('SELECT retry_ratio'), ('SELECT subscription_stats'), ('SELECT subscription_status'), ('USAGE schema')$$, 'a monitor gets this and nothing more');
@@ -46,7 +46,7 @@ SELECT pg_temp.rows_are($$SELECT pg_temp.granted('oper')$$, $$VALUES
 	('EXECUTE log_holders'), ('EXECUTE order_counts'), ('EXECUTE order_history'), ('EXECUTE outbox_retention'), ('EXECUTE pause_subscription'), ('EXECUTE purge_orders'),
 	('EXECUTE redrive'), ('EXECUTE reset_stats'), ('EXECUTE resume_subscription'), ('EXECUTE retried_keys'), ('EXECUTE retry_counts'),
 	('EXECUTE rotate_keys'), ('EXECUTE rotate_outbox'), ('EXECUTE seek_to_position'), ('EXECUTE seek_to_time'), ('EXECUTE subscription_activity'),
-	('EXECUTE subscription_workers'),
+	('EXECUTE subscription_lag'), ('EXECUTE subscription_workers'),
 	('SELECT abandoned_claims'), ('SELECT account_balance'), ('SELECT claim_stats'),
 	('SELECT claims'), ('SELECT current_lifecycle'), ('SELECT dead_letters'),
 	('SELECT deadline_failures'), ('SELECT failed_events'), ('SELECT generations'), ('SELECT hot_keys'), ('SELECT installation'), ('SELECT key_store'),

@@ -86,6 +86,8 @@ SELECT pg_temp.rows_are($$
 	('seek_to_position', 'name text, "position" bigint', 'bigint'),
 	('seek_to_time', 'name text, at timestamp with time zone', 'bigint'),
 	('subscription_activity', 'OUT subscription integer, OUT in_flight integer', 'SETOF record'),
+	('subscription_lag', 'subscription integer, OUT events bigint, OUT bytes bigint, '
+		'OUT oldest timestamp with time zone', 'record'),
 	('subscription_workers', 'OUT subscription integer, OUT pid integer, OUT state text, OUT last_error text, '
 		'OUT last_error_at timestamp with time zone', 'SETOF record'),
 	('transition_order', 'key text, to_state text, request_key text DEFAULT NULL::text, '

@@ -112,7 +112,8 @@ my %expected = (
 	"${api}_retries_ratio{minutes=\"60\",source=\"claims\"}" => 2.5,
 	"${api}_retries_ratio{minutes=\"5\",source=\"orders\"}" => 2,
 	"${api}_subscription_working{subscription=\"audit\"}" => 1,
-	"${api}_subscription_lag_events{subscription=\"audit\"}" => 0,
+	(map { ("${api}_subscription_${_}{subscription=\"audit\"}" => 0) }
+		qw(lag_events lag_bytes lag_seconds in_flight parked dead paused disarmed)),
 	"${api}_deliveries_delivered{subscription=\"audit\"}" => 5,
 	"${api}_deliveries_latency_count{subscription=\"audit\"}" => 5,
 	"${api}_deliveries_latency_bucket{subscription=\"audit\",le=\"+Inf\"}" => 5,
