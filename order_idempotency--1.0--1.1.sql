@@ -341,15 +341,45 @@ COMMENT ON FUNCTION subscription_lag IS
 none). The next 125,000 rows are looked at; what is behind them is estimated. View subscription_status has it all.
 Errors: none.';
 
+-- Who could read the view still can.  These grants are the users': pg_dump must not take them for the extension's.
+DO $$
+DECLARE
+	f pg_catalog.regprocedure;
+	r record;
+	ours pg_catalog.aclitem[];
+BEGIN
+	FOREACH f IN ARRAY ARRAY['order_idempotency.subscription_activity()'::pg_catalog.regprocedure,
+							 'order_idempotency.subscription_lag(pg_catalog.int4)'::pg_catalog.regprocedure]
+	LOOP
+		SELECT i.initprivs INTO ours FROM pg_catalog.pg_init_privs i
+		WHERE i.classoid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+		  AND i.objoid OPERATOR(pg_catalog.=) f::pg_catalog.oid;
+		FOR r IN
+			SELECT a.grantee, a.is_grantable FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) a
+			WHERE p.oid OPERATOR(pg_catalog.=) 'order_idempotency.subscription_workers()'::pg_catalog.regprocedure::pg_catalog.oid
+			  AND a.grantee OPERATOR(pg_catalog.<>) p.proowner
+		LOOP
+			EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO %s%s', f,
+									  CASE WHEN r.grantee::pg_catalog.text OPERATOR(pg_catalog.=) '0' THEN 'PUBLIC'
+										   ELSE r.grantee::pg_catalog.regrole::pg_catalog.text END,
+									  CASE WHEN r.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END);
+		END LOOP;
+		UPDATE pg_catalog.pg_init_privs i SET initprivs = ours
+		WHERE i.classoid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+		  AND i.objoid OPERATOR(pg_catalog.=) f::pg_catalog.oid;
+	END LOOP;
+END
+$$;
+
 CREATE OR REPLACE VIEW subscription_status AS
 	SELECT s.name, s.server, s.owner, s.event_types, s.topic,
 		   CASE WHEN a.disarmed IS NOT NULL THEN 'disarmed' WHEN s.paused_at IS NOT NULL THEN 'paused'
-				ELSE COALESCE(w.state, 'stopped') END AS state, w.pid,
+				ELSE COALESCE(w.state, n.state, 'stopped') END AS state, w.pid,
 		   c.delivered, c.delivered_at, l.events + f.parked AS lag_events, w.last_error, w.last_error_at,
 		   COALESCE(a.disarmed, 'Paused at ' || s.paused_at || '; use resume_subscription().',
 					CASE WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = s.owner)
 						 THEN 'Its owner was dropped; a superuser takes it over with resume_subscription().'
-						 WHEN w.state = 'no process' THEN 'All of max_worker_processes are in use; it starts when one is free.'
+						 WHEN COALESCE(w.state, n.state) = 'no process' THEN 'All of max_worker_processes are in use; it starts when one is free.'
 						 WHEN w.state = 'retrying' THEN 'Deliveries fail, and are tried again; last_error says why.'
 						 WHEN w.state = 'off' THEN 'Setting order_idempotency.publish is off.' END) AS detail,
 		   l.bytes + f.bytes AS lag_bytes,
@@ -361,6 +391,7 @@ CREATE OR REPLACE VIEW subscription_status AS
 		CROSS JOIN LATERAL (SELECT n.* FROM subscription_cursors n WHERE n.subscription = s.id
 							ORDER BY n.turn LIMIT 1) c
 		LEFT JOIN subscription_workers() w ON w.subscription = s.id
+		LEFT JOIN subscription_workers() n ON n.subscription IS NULL
 		LEFT JOIN subscription_activity() v ON v.subscription = s.id
 		CROSS JOIN LATERAL subscription_lag(s.id) l
 		CROSS JOIN LATERAL (

@@ -681,12 +681,12 @@ CREATE FUNCTION subscription_lag(subscription int, OUT events bigint, OUT bytes 
 CREATE VIEW subscription_status AS
 	SELECT s.name, s.server, s.owner, s.event_types, s.topic,
 		   CASE WHEN a.disarmed IS NOT NULL THEN 'disarmed' WHEN s.paused_at IS NOT NULL THEN 'paused'
-				ELSE COALESCE(w.state, 'stopped') END AS state, w.pid,
+				ELSE COALESCE(w.state, n.state, 'stopped') END AS state, w.pid,
 		   c.delivered, c.delivered_at, l.events + f.parked AS lag_events, w.last_error, w.last_error_at,
 		   COALESCE(a.disarmed, 'Paused at ' || s.paused_at || '; use resume_subscription().',
 					CASE WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = s.owner)
 						 THEN 'Its owner was dropped; a superuser takes it over with resume_subscription().'
-						 WHEN w.state = 'no process' THEN 'All of max_worker_processes are in use; it starts when one is free.'
+						 WHEN COALESCE(w.state, n.state) = 'no process' THEN 'All of max_worker_processes are in use; it starts when one is free.'
 						 WHEN w.state = 'retrying' THEN 'Deliveries fail, and are tried again; last_error says why.'
 						 WHEN w.state = 'off' THEN 'Setting order_idempotency.publish is off.' END) AS detail,
 		   l.bytes + f.bytes AS lag_bytes,
@@ -698,6 +698,7 @@ CREATE VIEW subscription_status AS
 		CROSS JOIN LATERAL (SELECT n.* FROM subscription_cursors n WHERE n.subscription = s.id
 							ORDER BY n.turn LIMIT 1) c
 		LEFT JOIN subscription_workers() w ON w.subscription = s.id
+		LEFT JOIN subscription_workers() n ON n.subscription IS NULL
 		LEFT JOIN subscription_activity() v ON v.subscription = s.id
 		CROSS JOIN LATERAL subscription_lag(s.id) l
 		CROSS JOIN LATERAL (

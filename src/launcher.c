@@ -265,7 +265,8 @@ run_visits(Launcher *launcher)
 				 "order_idempotency maintenance of database %u", dboid);
 		worker.bgw_main_arg = ObjectIdGetDatum(dboid);
 		oi_visit_plan(dboid);
-		if (!start_process(launcher, &worker, &launcher->visit))
+		oi_shared->no_visit = !start_process(launcher, &worker, &launcher->visit);
+		if (oi_shared->no_visit)
 			return NO_PROCESS_INTERVAL;
 		launcher->visiting = dboid;
 		launcher->queue = list_delete_first(launcher->queue);

@@ -94,6 +94,7 @@ typedef struct OiShared
 	Oid			scans[OI_MAX_SCANS];	/* databases to visit */
 	bool		scan_all;
 	OiVisit		visit;
+	bool		no_visit;		/* the server had no process for the last one */
 	OiDue		dues[OI_MAX_DUES];
 	pg_atomic_uint32 sleepers;	/* how many slots have sleeping set */
 	int			nslots;

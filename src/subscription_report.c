@@ -44,7 +44,9 @@ state_name(OiWorkerState state)
 }
 
 /*
- * subscription_workers(): the workers of this database.
+ * subscription_workers(): the workers of this database.  A row without a
+ * subscription stands for those that were not found yet, as there is no process
+ * that could look for them.
  */
 Datum
 oi_subscription_workers(PG_FUNCTION_ARGS)
@@ -68,6 +70,14 @@ oi_subscription_workers(PG_FUNCTION_ARGS)
 		nulls[3] = info[i].error[0] == '\0';
 		values[4] = TimestampTzGetDatum(info[i].error_at);
 		nulls[4] = nulls[3];
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	if (oi_shared != NULL && oi_shared->no_visit)
+	{
+		Datum		values[5] = {0};
+		bool		nulls[5] = {true, true, false, true, true};
+
+		values[2] = CStringGetTextDatum(state_name(OI_WORKER_NO_PROCESS));
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 

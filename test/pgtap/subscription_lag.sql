@@ -2,7 +2,8 @@
 -- what is said is what the next batches will have.
 --
 -- Bugs that this catches: a late row that is not counted, or one counted that was delivered; a lag of 0
--- while something is waiting; a look at the whole log.
+-- while something is waiting; a look at the whole log.  Tried with each of these planted: late rows of
+-- one of the two moments left out, of the open transactions left out, one position too few, no LIMIT.
 BEGIN;
 \ir lib/tools.psql
 SET search_path = order_idempotency, public;

@@ -132,7 +132,7 @@ like(events_of($node, 'audit.jsonl'), qr/ locked$/, 'goes on after the lock');
 
 # Dropped and created while events are coming.
 my $file = $node->basedir . '/load.sql';
-append_to_file($file, (emit('load') . "\n") x 1500);
+append_to_file($file, join '', (emit('load') . "\n") x 1500);
 $pool->send(0, "\\o /dev/null\n\\i $file\n\\o\n");
 foreach my $round (1 .. 8)
 {

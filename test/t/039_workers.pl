@@ -116,11 +116,16 @@ wait_for_worker($node, 's2');
 $log = -s $node->logfile;
 $node->safe_psql('postgres', "SELECT $api.create_subscription('s6', 'files')");
 $node->wait_for_log(qr/WARNING:.*out of background worker slots\n.*HINT:.*max_worker_processes/, $log);
+ok( $node->poll_query_until('postgres', <<~SQL), 'the status says so');
+	SELECT state = 'no process' AND detail ~ 'max_worker_processes' AND pid IS NULL
+	FROM $api.subscription_status WHERE name = 's6'
+	SQL
 $node->safe_psql('postgres', emit('patience'));
 drained($node, 's2');
 like(events_of($node, 's2.jsonl'), qr/ patience$/, 'those that have a process go on');
 $node->safe_psql('postgres', "SELECT $api.drop_subscription('s2')");
 drained($node, 's6');
 is(events_of($node, 's6.jsonl'), 'patience', 'the others take their turn');
+sql_is($node, "SELECT detail FROM $api.subscription_status WHERE name = 's6'", '', 'nothing is wrong then');
 unlike(slurp_file($node->logfile), qr/TRAP|PANIC|terminated by signal/, 'nothing crashed');
 done_testing();

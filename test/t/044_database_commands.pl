@@ -5,7 +5,9 @@
 # Bugs that this catches: a worker in the way of RENAME, SET TABLESPACE, TEMPLATE or
 # DROP; one that comes back while the database is locked, or does not come back when
 # the command failed, was rolled back or killed; a copy that sends the original's events;
-# slots that stay behind for databases that are gone; workers that anybody can stop.
+# slots that stay behind for databases that are gone; workers that anybody can stop.  Tried
+# with these planted: a launcher that does not look at the lock, an end that counts as
+# a failure, slots that are not freed.
 
 use strict;
 use warnings;
@@ -105,7 +107,7 @@ create_sink($node, 'shop');
 subscribe($node, 'audit', db => 'shop', topic => q('shop.jsonl'), options => q('{"batch_size": 5}'));
 my $pool = OrderIdempotency::Sessions->new($node, 2);
 my $load = $node->basedir . '/load.sql';
-append_to_file($load, (emit('load') . "\n") x 6000);
+append_to_file($load, join '', (emit('load') . "\n") x 6000);
 $pool->send($_, "\\o /dev/null\n\\i $load\n\\o\n") foreach 0, 1;
 
 # -- done ------------------------------------------------------------------------

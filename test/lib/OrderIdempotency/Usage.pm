@@ -342,6 +342,10 @@ sub roles_work
 		completed
 		ANSWER
 		"$what: monitor and operator see what they could");
+	is( $self->{node}->safe_psql($self->{db}, <<~'SQL'), '0', "$what: and would in a dump: no grant to them is the extension's");
+		SELECT count(*) FROM pg_init_privs i, aclexplode(i.initprivs) a
+		WHERE a.grantee IN ('monitor'::regrole, 'operator'::regrole)
+		SQL
 	return if $opt{no_subscriptions};
 	is( $self->{node}->safe_psql($self->{db}, <<~"SQL"), "f\nf", "$what: an operator makes and drops");
 		SET SESSION AUTHORIZATION operator;
