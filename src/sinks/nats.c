@@ -17,12 +17,15 @@
  */
 #include "postgres.h"
 
+#include <unistd.h>
+
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nats_sink.h"
 #include "order_sink.h"
 #include "shared_headers.h"
 #include "shared_options.h"
+#include "storage/ipc.h"
 #include "utils/timestamp.h"
 
 PG_MODULE_MAGIC;
@@ -119,6 +122,31 @@ read_options(NatsSink *sink, const OiSinkState *state)
 }
 
 /*
+ * on_proc_exit callback, the first to be called: all that matters to the server is
+ * done, and the library has been shut down.
+ */
+static void
+leave(int code, Datum arg)
+{
+	_exit(code);
+}
+
+/*
+ * At the end of the process libnats 3.4 frees a list of OpenSSL's that OpenSSL itself
+ * frees a second time.  A crash there would restart the server, so exit() is not
+ * let to call either.
+ */
+static void
+avoid_exit_handlers(void)
+{
+	static bool avoided = false;
+
+	if (!avoided)
+		on_proc_exit(leave, (Datum) 0);
+	avoided = true;
+}
+
+/*
  * Callback: start the thread.  It connects when there is something to deliver.
  */
 static void
@@ -136,6 +164,7 @@ nats_startup(OiSinkState *state)
 	pthread_cond_init(&sink->heard, &monotonic);
 	pthread_condattr_destroy(&monotonic);
 	state->private_data = sink;
+	avoid_exit_handlers();
 	sink->aside = oi_aside_start(nats_idle, IDLE_INTERVAL, sink);
 }
 

@@ -212,6 +212,7 @@ is(scalar(take('all')), 1, 'external authentication, by a certificate of the cli
 like($broker->ctl('list_connections', 'user', 'client_properties'), qr/^shop.*order_idempotency tls/m,
 	'as whom it is for, under a name for people');
 
+no_crash($node);
 secrets_kept($node, qr/canary-8c1f27/);
 $broker->stop;
 done_testing();

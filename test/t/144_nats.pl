@@ -199,6 +199,20 @@ $node->safe_psql('postgres', "ALTER SERVER tls OPTIONS (SET url 'tls://127.0.0.1
 $node->safe_psql('postgres', "SELECT $api.resume_subscription('tls')");
 last_error_like($node, 'tls', qr/could not connect to server tls:\/\/127.*SSL/, 'but not for another name');
 
+# The library must not take the server with it when its process ends.
+foreach my $round (1 .. 2)
+{
+	my $pid = worker_pid($node, 'tls');
+
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
+	wait_for('another worker', sub { my $other = worker_pid($node, 'tls'); $other && $other ne $pid });
+	emit_sql($node, 'tls', 1, 1, $round * 100);
+	$node->safe_psql('postgres', "SELECT $api.resume_subscription('tls')");
+	wait_for('an attempt of it', sub {
+		$node->safe_psql('postgres', "SELECT last_error_at > backend_start FROM $api.subscription_status s, pg_stat_activity a WHERE name = 'tls' AND a.pid = s.pid") eq 't' });
+}
+no_crash($node);
+
 secrets_kept($node, qr/canary-5d90e1|$nkey_seed/);
 $node->stop('fast');
 done_testing();

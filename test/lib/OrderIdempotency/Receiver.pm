@@ -16,7 +16,7 @@ use Test::More;
 use Time::HiRes qw(time);
 
 our @EXPORT = qw(sink_there create_broker_server subscribe_broker numbered_events emit_sql
-  last_error_like try_again arrived_in_order ends_in_time secrets_kept);
+  last_error_like try_again arrived_in_order ends_in_time secrets_kept no_crash);
 
 my $api = 'order_idempotency';
 
@@ -158,6 +158,16 @@ sub secrets_kept
 	my $spoken = slurp_file($node->logfile) =~ s/^\S[^\n]*(?:LOG:  statement|STATEMENT):.*\n(?:\t.*\n)*//mgr;
 
 	ok("$shown$spoken" !~ $pattern, 'no secret in views, activity and log');
+	return;
+}
+
+# Checks that no process of the server crashed, at its end either: libraries have
+# handlers for that.
+sub no_crash
+{
+	my ($node) = @_;
+
+	ok(slurp_file($node->logfile) !~ /terminated by signal|because of crash of another/, 'no process crashed');
 	return;
 }
 
