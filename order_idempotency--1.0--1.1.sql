@@ -92,6 +92,8 @@ CREATE TABLE failed_events (
 	failed_at timestamptz,
 	PRIMARY KEY (subscription, key, position)
 );
+-- a delivery that is made again finds its rows by it
+CREATE INDEX failed_events_position ON failed_events (subscription, position);
 SELECT pg_catalog.pg_extension_config_dump('order_idempotency.failed_events', '');
 
 -- What the sinks of this database's subscriptions are at.

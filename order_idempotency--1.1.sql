@@ -545,6 +545,8 @@ CREATE TABLE failed_events (
 	failed_at timestamptz,
 	PRIMARY KEY (subscription, key, position)
 );
+-- a delivery that is made again finds its rows by it
+CREATE INDEX failed_events_position ON failed_events (subscription, position);
 
 CREATE FUNCTION create_subscription(name text, server text, event_types text[] = NULL, topic text = NULL,
 									options jsonb = NULL)

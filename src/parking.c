@@ -260,11 +260,13 @@ oi_parking_read_open(const OiSubscription *sub, const OiOpen *open, MemoryContex
 
 	batch->failed = true;
 	oi_drain_execute(oi_drain_plan(&plan,
-								   "SELECT l.position, NULL::pg_catalog.xid8, " OI_EVENT_COLUMNS
+								   "SELECT e.* FROM pg_catalog.unnest($2) AS t(position)"
+								   " CROSS JOIN LATERAL (SELECT l.position, NULL::pg_catalog.xid8, "
+								   OI_EVENT_COLUMNS
 								   ", l.state, l.attempts, l.next_at"
 								   " FROM order_idempotency.failed_events l"
 								   " WHERE l.subscription OPERATOR(pg_catalog.=) $1"
-								   " AND l.position OPERATOR(pg_catalog.=) ANY ($2)",
+								   " AND l.position OPERATOR(pg_catalog.=) t.position OFFSET 0) e",
 								   lengthof(types), types),
 					 values, NULL, true);
 	for (uint64 i = 0; i < SPI_processed; i++)
