@@ -6,7 +6,7 @@
 # Bugs that this catches: a redirect, a cut or lying response taken for an
 # acknowledgement; a retry under another id; two requests of one key at once; a
 # request to an address that a name should not lead to; a certificate that is
-# not checked; a secret in a message; a receiver that hangs holding up shutdown.
+# not checked; a secret in a message (tried at DEBUG5); a receiver that hangs holding up shutdown.
 
 use strict;
 use warnings;
@@ -25,7 +25,12 @@ use Test::More;
 use Time::HiRes qw(time);
 
 my $api = 'order_idempotency';
-my $node = new_node('http', conf => "max_worker_processes = 24\n");
+# the log has all that the server would ever say
+my $node = new_node('http', conf => <<~'CONF');
+	max_worker_processes = 24
+	log_min_messages = debug5
+	log_statement = all
+	CONF
 my $base = $node->basedir;
 
 plan skip_all => 'the sink http was left out of the build (no libcurl)'
@@ -219,15 +224,37 @@ ok($node->poll_query_until('postgres', <<~SQL), 'but not for another name');
 	SQL
 is(scalar logged($tls_log, 'request'), 1, 'and again nothing is sent');
 
-# Secrets.
-$node->safe_psql('postgres', event('hooks', 'canary', 'status 500', 'reset'));
-drained($node, 'hooks');
-my $shown = $node->safe_psql('postgres', <<~SQL);
-	SELECT s::text FROM $api.subscription_status s;
-	SELECT a::text FROM pg_stat_activity a WHERE pid <> pg_backend_pid();
+# Secrets.  What a statement says is its user's matter, and in the log where log_statement
+# has it there; nothing else may have them.
+$node->safe_psql('postgres', event('hooks', 'canary', 'status 500', 'reset', 'hang', 'status 401'));
+$node->poll_query_until('postgres', "SELECT parked > 0 OR dead > 0 FROM $api.subscription_status WHERE name = 'hooks'") or die;
+my $everything = $node->safe_psql('postgres', <<~SQL);
+	SELECT string_agg(format('SELECT to_jsonb(v) FROM %s v', c.oid::regclass), ' UNION ALL ')
+	FROM pg_class c WHERE c.relnamespace = '$api'::regnamespace AND c.relkind IN ('r', 'v')
 	SQL
-my $spoken = join '', grep { !/STATEMENT|USER MAPPING/ } split /^/, slurp_file($node->logfile);
-unlike($shown . $spoken, qr/canary-31f0a4|MDEyMzQ1/, 'no secret in views, activity and log');
+my $shown = '';
+foreach my $role ('postgres', 'watcher')
+{
+	$node->safe_psql('postgres', "CREATE ROLE watcher LOGIN IN ROLE pg_monitor; SELECT $api.grant_operator('watcher')")
+	  if $role eq 'watcher';
+	my $queries = $role eq 'watcher' ? "SELECT to_jsonb(v) FROM $api.subscription_status v" : $everything;
+	my ($ret, $out, $err) = $node->psql('postgres', <<~SQL);
+		SET SESSION AUTHORIZATION @{[ $role eq 'postgres' ? 'DEFAULT' : $role ]};
+		SET client_min_messages = debug5;
+		$queries;
+		SELECT a::text FROM pg_stat_activity a WHERE pid <> pg_backend_pid();
+		SELECT to_jsonb(m) FROM pg_user_mappings m WHERE '$role' <> 'postgres';
+		SQL
+
+	is($ret, 0, "$role looks at everything") or diag $err;
+	$shown .= $out . $err;
+}
+$node->safe_psql('postgres', 'DROP OWNED BY watcher; DROP ROLE watcher');
+drained($node, 'hooks');
+my @said = split /^/, slurp_file($node->logfile);
+cmp_ok(scalar(grep { /DEBUG/ } @said), '>', 1000, 'the log has all that there is to say');
+is(join('', grep { /canary-31f0a4|MDEyMzQ1/ && !/(?:STATEMENT|statement): .*USER MAPPING/ } @said), '', 'no secret in the log');
+unlike($shown, qr/canary-31f0a4|MDEyMzQ1/, 'nor in tables, views, activity and messages');
 my ($ret, $out, $err) = $node->psql('postgres',
 	"ALTER USER MAPPING FOR CURRENT_USER SERVER hooks OPTIONS (SET secret '$canary')");
 like($err, qr/option "secret" must be/, 'a bad secret is refused');
