@@ -499,7 +499,8 @@ CREATE TABLE subscriptions (
 	armed_for uuid,
 	armed_database oid,
 	environment text COLLATE "C",
-	paused_at timestamptz
+	paused_at timestamptz,
+	invalidated_at timestamptz
 );
 
 -- Where each subscription stands; the columns are explained in src/README,
@@ -682,10 +683,13 @@ CREATE FUNCTION subscription_lag(subscription int, OUT events bigint, OUT bytes 
 
 CREATE VIEW subscription_status AS
 	SELECT s.name, s.server, s.owner, s.event_types, s.topic,
-		   CASE WHEN a.disarmed IS NOT NULL THEN 'disarmed' WHEN s.paused_at IS NOT NULL THEN 'paused'
+		   CASE WHEN a.disarmed IS NOT NULL THEN 'disarmed' WHEN s.invalidated_at IS NOT NULL THEN 'invalidated'
+				WHEN s.paused_at IS NOT NULL THEN 'paused'
 				ELSE COALESCE(w.state, n.state, 'stopped') END AS state, w.pid,
 		   c.delivered, c.delivered_at, l.events + f.parked AS lag_events, w.last_error, w.last_error_at,
-		   COALESCE(a.disarmed, 'Paused at ' || s.paused_at || '; use resume_subscription().',
+		   COALESCE(a.disarmed,
+					'Invalidated at ' || s.invalidated_at || ', as the log was larger than order_idempotency.max_retained: events may be lost. With resume_subscription() it goes on with what the log still has.',
+					'Paused at ' || s.paused_at || '; use resume_subscription().',
 					CASE WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = s.owner)
 						 THEN 'Its owner was dropped; a superuser takes it over with resume_subscription().'
 						 WHEN COALESCE(w.state, n.state) = 'no process' THEN 'All of max_worker_processes are in use; it starts when one is free.'
@@ -1352,6 +1356,7 @@ COMMENT ON COLUMN subscription_cursors.progress IS 'all of the batch up to this 
 COMMENT ON COLUMN subscription_cursors.delivered IS 'how many events were delivered since the subscription was made';
 COMMENT ON COLUMN subscription_cursors.delivered_at IS 'when the last one was; null: none so far';
 COMMENT ON COLUMN subscriptions.paused_at IS 'when pause_subscription was called; null: it is not paused';
+COMMENT ON COLUMN subscriptions.invalidated_at IS 'when it held more of the log than max_retained and was given up; null: it is valid';
 COMMENT ON COLUMN subscription_cursors.retried IS 'how many times a delivery of an event failed and was put off';
 COMMENT ON COLUMN subscription_cursors.behind_all_above IS 'true after a seek: no event above behind_position is behind, whoever wrote it';
 COMMENT ON COLUMN subscription_cursors.turn IS
@@ -1430,7 +1435,7 @@ COMMENT ON FUNCTION drop_subscription IS
 'Removes a subscription; its worker ends when that commits. What it has not delivered it never will.
 Errors: 42704 no such subscription; 42501 it is another role''s; 22004 the name is null; 25006 read-only transaction or standby.';
 COMMENT ON FUNCTION resume_subscription IS
-'Has a subscription go on: one that is paused; one that is disarmed, as it is in a copy of a database and where
+'Has a subscription go on: one that is paused; one that was invalidated, with what the log still has; one that is disarmed, as it is in a copy of a database and where
 order_idempotency.environment is another one (from when that commits it publishes from this database, beginning with what it had not
 delivered when the copy was made); and one whose receiver was taken for down, which is tried at once. One whose owner was
 dropped is taken over by the superuser who calls this.
@@ -1495,9 +1500,9 @@ COMMENT ON COLUMN subscription_status.delivered_at IS 'when the last one was';
 COMMENT ON COLUMN subscription_status.last_error IS 'the last error of its worker since the server started; null: none';
 COMMENT ON COLUMN subscription_status.last_error_at IS 'when that was';
 COMMENT ON COLUMN subscription_status.state IS
-'stopped, no process (raise max_worker_processes), starting, idle, delivering, retrying (nothing goes out: see last_error), off (order_idempotency.publish is off), paused, disarmed (see detail)';
+'stopped, no process (raise max_worker_processes), starting, idle, delivering, retrying (nothing goes out: see last_error), off (order_idempotency.publish is off), paused, disarmed, invalidated (see detail)';
 COMMENT ON COLUMN subscription_status.lag_events IS 'how many events it wants and has not delivered, those parked or waiting included and dead ones not; 0: it is up to date; above 125,000: about';
-COMMENT ON COLUMN subscription_status.detail IS 'why it is paused, disarmed, retrying, off, without a process or without an owner, and what to do; null: it is not';
+COMMENT ON COLUMN subscription_status.detail IS 'why it is paused, disarmed, invalidated, retrying, off, without a process or without an owner, and what to do; null: it is not';
 COMMENT ON COLUMN subscription_status.lag_bytes IS 'how large these events are, about';
 COMMENT ON COLUMN subscription_status.lag_seconds IS 'the age of the oldest of them; 0: there is none';
 COMMENT ON COLUMN subscription_status.oldest_waiting IS 'when the oldest of them was made; null: there is none';

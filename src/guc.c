@@ -26,7 +26,9 @@ int			oi_in_flight_wait = 5000;
 int			oi_key_retention = 7 * 24 * 60 * 60;
 int			oi_log_duplicates = 0;
 int			oi_max_payload = 1024 * 1024;
+int			oi_max_retained = 0;
 int			oi_max_subscriptions = 64;
+int			oi_on_full = OI_ON_FULL_REFUSE;
 int			oi_outbox_retention = 24 * 60 * 60;
 int			oi_pay_within = 0;
 int			oi_poll_interval = 1000;
@@ -36,6 +38,12 @@ static const struct config_enum_entry hot_keys_options[] = {
 	{"off", OI_HOT_KEYS_OFF, false},
 	{"hash", OI_HOT_KEYS_HASH, false},
 	{"plain", OI_HOT_KEYS_PLAIN, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry on_full_options[] = {
+	{"refuse", OI_ON_FULL_REFUSE, false},
+	{"invalidate", OI_ON_FULL_INVALIDATE, false},
 	{NULL, 0, false}
 };
 
@@ -145,8 +153,18 @@ oi_guc_init(void)
 							NULL, &oi_max_payload,
 							1024 * 1024, 1024, 256 * 1024 * 1024,
 							PGC_SUSET, GUC_UNIT_BYTE, NULL, NULL, NULL);
+	DefineCustomIntVariable("order_idempotency.max_retained",
+							"Sets how large the log of events may grow because subscriptions have not delivered it.",
+							"0: without limit.  on_full says what happens then.",
+							&oi_max_retained, 0, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 	if (process_shared_preload_libraries_in_progress)
 		define_postmaster_settings();
+	DefineCustomEnumVariable("order_idempotency.on_full",
+							 "Sets what happens when the log is larger than max_retained.",
+							 "refuse: no more events are written.  invalidate: the subscriptions that hold it lose what they have not delivered.",
+							 &oi_on_full, OI_ON_FULL_REFUSE, on_full_options,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("order_idempotency.outbox_retention",
 							"Sets how long events are kept at least.",
 							"Those that a subscription has not delivered are kept in any case.",

@@ -63,13 +63,14 @@ PG_FUNCTION_INFO_V1(oi_log_holders_of);
 
 /* %1$d is the slot, %2$d how many bits of a position count in an incarnation */
 static const char holders_query[] =
-"SELECT s.name FROM order_idempotency.subscriptions s"
+"SELECT s.id, s.name FROM order_idempotency.subscriptions s"
 " LEFT JOIN LATERAL (SELECT k.*, CASE WHEN k.batch IS NULL THEN 0"
 " ELSE LEAST(k.progress, k.batch_position) END AS upto,"
 " (k.behind_position OPERATOR(pg_catalog.>>) %2$d) OPERATOR(pg_catalog.<<) %2$d AS start"
 " FROM order_idempotency.subscription_cursors k"
 " WHERE k.subscription OPERATOR(pg_catalog.=) s.id ORDER BY k.turn LIMIT 1) c ON true"
-" WHERE (SELECT o.position FROM order_idempotency.outbox_%1$d o"
+" WHERE (s.invalidated_at IS NULL) OPERATOR(pg_catalog.=) %3$s AND ("
+"(SELECT o.position FROM order_idempotency.outbox_%1$d o"
 " ORDER BY o.position DESC LIMIT 1)"
 " OPERATOR(pg_catalog.>) COALESCE(GREATEST(c.behind_position, c.upto), -1)"
 " OR EXISTS (SELECT FROM" EACH_OF("behind")
@@ -85,7 +86,24 @@ static const char holders_query[] =
 " CROSS JOIN LATERAL (SELECT FROM order_idempotency.outbox_%1$d o"
 " WHERE o.position OPERATOR(pg_catalog.=) u.position LIMIT 1) r"
 " WHERE u.i OPERATOR(pg_catalog.%%) 2 OPERATOR(pg_catalog.=) 1)"
-" ORDER BY 1";
+") ORDER BY 2";
+
+/* how many events of a table a subscription wants and has not behind it */
+static const char count_query[] =
+"SELECT pg_catalog.count(*), COALESCE(pg_catalog.max(o.position), 0)"
+" FROM order_idempotency.subscriptions s, order_idempotency.outbox_%1$d o,"
+" LATERAL (SELECT k.*, CASE WHEN k.batch IS NULL THEN 0 ELSE k.progress END AS upto"
+" FROM order_idempotency.subscription_cursors k"
+" WHERE k.subscription OPERATOR(pg_catalog.=) s.id ORDER BY k.turn LIMIT 1) c"
+" WHERE s.id OPERATOR(pg_catalog.=) %3$d"
+" AND (s.event_types IS NULL OR o.type OPERATOR(pg_catalog.=) ANY (s.event_types))"
+" AND (o.position OPERATOR(pg_catalog.>>) %2$d)"
+" OPERATOR(pg_catalog.>=) (c.behind_position OPERATOR(pg_catalog.>>) %2$d)"
+" AND ((o.position OPERATOR(pg_catalog.>>) %2$d)"
+" OPERATOR(pg_catalog.>) (c.behind_position OPERATOR(pg_catalog.>>) %2$d)"
+" OR (NOT (pg_catalog.pg_visible_in_snapshot(o.xid, c.behind)"
+" AND (NOT c.behind_all_above OR o.position OPERATOR(pg_catalog.<=) c.behind_position))"
+" AND" NOT_IN_BATCH "))";
 
 /* what would read a table from one end to the other */
 static const char *const costly[] = {
@@ -107,18 +125,17 @@ oi_log_keep(void)
 }
 
 /*
- * Run the query, in a plan that does with the indexes.
+ * Run a query, in a plan that does with the indexes.
  */
 static void
-look(int slot)
+look(const char *query)
 {
 	int			level = NewGUCNestLevel();
 
 	for (size_t i = 0; i < lengthof(costly); i++)
 		(void) set_config_option(costly[i], "off", PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
-	if (SPI_execute(psprintf(holders_query, slot, OI_INCARNATION_BITS),
-					true, 0) != SPI_OK_SELECT)
+	if (SPI_execute(query, true, 0) != SPI_OK_SELECT)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not read the subscriptions")));
@@ -126,11 +143,22 @@ look(int slot)
 }
 
 /*
- * The names of the subscriptions that need a table of the log, as of now.  The
- * caller need not have a right to the tables.
+ * A number of the first row found.
+ */
+static int64
+number(HeapTuple row, int column)
+{
+	bool		isnull;
+
+	return DatumGetInt64(SPI_getbinval(row, SPI_tuptable->tupdesc, column, &isnull));
+}
+
+/*
+ * The subscriptions that need a table of the log, as of now.  The caller need
+ * not have a right to the tables.
  */
 List *
-oi_log_holders(int slot)
+oi_log_holders(int slot, OiHolding which)
 {
 	MemoryContext context = CurrentMemoryContext;
 	List	   *holders = NIL;
@@ -140,13 +168,18 @@ oi_log_holders(int slot)
 					SECURITY_RESTRICTED_OPERATION, &was);
 	PushActiveSnapshot(GetLatestSnapshot());
 	SPI_connect();
-	look(slot);
+	look(psprintf(holders_query, slot, OI_INCARNATION_BITS,
+				  which == OI_HOLDS ? "true" : "false"));
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		char	   *name = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
+		HeapTuple	row = SPI_tuptable->vals[i];
 		MemoryContext old = MemoryContextSwitchTo(context);
+		OiHolder   *holder = palloc(sizeof(OiHolder));
+		bool		isnull;
 
-		holders = lappend(holders, pstrdup(name));
+		holder->id = DatumGetInt32(SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull));
+		holder->name = SPI_getvalue(row, SPI_tuptable->tupdesc, 2);
+		holders = lappend(holders, holder);
 		MemoryContextSwitchTo(old);
 	}
 	SPI_finish();
@@ -154,6 +187,27 @@ oi_log_holders(int slot)
 	oi_owner_resume(&was);
 
 	return holders;
+}
+
+/*
+ * How many events of a table of the log a subscription wants and has not behind
+ * it, and the position of the last one.  That reads the table.  The caller acts
+ * for the tables' owner.
+ */
+int64
+oi_log_count(int slot, int32 id, int64 *last)
+{
+	int64		count;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	SPI_connect();
+	look(psprintf(count_query, slot, OI_INCARNATION_BITS, id));
+	count = number(SPI_tuptable->vals[0], 1);
+	*last = number(SPI_tuptable->vals[0], 2);
+	SPI_finish();
+	PopActiveSnapshot();
+
+	return count;
 }
 
 /*
@@ -172,11 +226,11 @@ oi_log_holders_of(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("slot must be between 0 and %d", OI_SLOTS - 1)));
-	holders = oi_log_holders(slot);
+	holders = oi_log_holders(slot, OI_HOLDS);
 	if (holders == NIL)
 		PG_RETURN_NULL();
 	names = palloc(sizeof(Datum) * list_length(holders));
 	foreach(lc, holders)
-		names[n++] = CStringGetTextDatum(lfirst(lc));
+		names[n++] = CStringGetTextDatum(((OiHolder *) lfirst(lc))->name);
 	PG_RETURN_ARRAYTYPE_P(construct_array(names, n, TEXTOID, -1, false, TYPALIGN_INT));
 }

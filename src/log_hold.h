@@ -10,7 +10,22 @@
 
 #include "nodes/pg_list.h"
 
+/* which subscriptions are asked about */
+typedef enum OiHolding
+{
+	OI_HOLDS,					/* those that keep what they need */
+	OI_HOLDS_NOT				/* those that were invalidated */
+} OiHolding;
+
+/* a subscription that needs a table */
+typedef struct OiHolder
+{
+	int32		id;
+	char	   *name;
+} OiHolder;
+
 extern void oi_log_keep(void);
-extern List *oi_log_holders(int slot);
+extern List *oi_log_holders(int slot, OiHolding which);
+extern int64 oi_log_count(int slot, int32 id, int64 *last);
 
 #endif							/* OI_LOG_HOLD_H */

@@ -25,6 +25,7 @@
 #include "generation.h"
 #include "guc.h"
 #include "incarnation.h"
+#include "log_limit.h"
 #include "outbox.h"
 #include "xact.h"
 
@@ -119,6 +120,7 @@ oi_outbox_append(const OiEvent *event)
 	FullTransactionId xid = GetTopFullTransactionId();
 	int64		position;
 
+	oi_log_check_room();
 	oi_incarnation_adopt();
 	position = nextval_internal(oi_relation_oid(OI_REL_OUTBOX_POSITION), false);
 

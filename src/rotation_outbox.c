@@ -15,11 +15,13 @@
 #include "storage/lmgr.h"
 
 #include "log_hold.h"
+#include "log_limit.h"
 #include "rotation.h"
 
 /*
  * Is the current generation half as old as events are kept?  Then it takes
- * three of the four tables to keep them.  One without a row may go on.
+ * three of the four tables to keep them.  Or does it have a quarter of what
+ * may be kept?  One without a row may go on.
  */
 static bool
 may_begin(OiRotation *rotation, const OiGeneration *current)
@@ -27,7 +29,8 @@ may_begin(OiRotation *rotation, const OiGeneration *current)
 	Oid			relid = oi_relation_oid(OI_REL_OUTBOX_0 + current->slot);
 	bool		has_rows;
 
-	if (!oi_rotation_is_due(rotation, current->started_at, rotation->retention / 2))
+	if (!oi_rotation_is_due(rotation, current->started_at, rotation->retention / 2) &&
+		!oi_log_slot_is_large(current->slot))
 		return false;
 	if (!ConditionalLockRelationOid(relid, AccessShareLock))
 	{
@@ -40,16 +43,20 @@ may_begin(OiRotation *rotation, const OiGeneration *current)
 }
 
 /*
- * Were the events of a generation that has ended kept for long enough, and has
- * every subscription all of them behind it?  The last is asked once more when it
+ * Were the events of a generation that has ended kept for long enough, or is there
+ * too much, and has every subscription all of them behind it?  The last is asked once more when it
  * counts; here it keeps what is needed on the list.  Nobody tells us when a
  * subscription gets on: the round of a minute finds it.
  */
 static bool
 may_expire(OiRotation *rotation, const OiGeneration *row)
 {
-	return oi_rotation_is_due(rotation, row->ended_at, rotation->retention) &&
-		oi_log_holders(row->slot) == NIL;
+	if ((!oi_rotation_is_due(rotation, row->ended_at, rotation->retention) &&
+		 !oi_log_is_over_limit()) ||
+		oi_log_holders(row->slot, OI_HOLDS) != NIL)
+		return false;
+	oi_log_report_losses(row->slot);
+	return true;
 }
 
 /*
@@ -62,7 +69,7 @@ may_empty(OiRotation *rotation, int slot)
 {
 	if (ConditionalLockRelationOid(oi_relation_oid(OI_REL_SUBSCRIPTIONS), AccessShareLock) &&
 		ConditionalLockRelationOid(oi_relation_oid(OI_REL_SUBSCRIPTION_CURSORS), AccessShareLock))
-		return oi_log_holders(slot) == NIL;
+		return oi_log_holders(slot, OI_HOLDS) == NIL;
 	oi_rotation_retry(rotation);
 	return false;
 }

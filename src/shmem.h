@@ -60,6 +60,16 @@ typedef struct OiSlot
 	pg_atomic_uint32 recheck;	/* its subscription may have changed */
 } OiSlot;
 
+/* what is kept of the names of subscriptions that hold the log */
+#define OI_HELD_BY_LEN 256
+
+/* the log of a database that is larger than it may be */
+typedef struct OiFull
+{
+	int64		bytes;
+	char		held_by[OI_HELD_BY_LEN];
+} OiFull;
+
 /*
  * When a database is to be visited.  Protected by the lock, but dboid and due
  * are read without it by sessions of that database, which see to it that dboid
@@ -73,6 +83,9 @@ typedef struct OiDue
 	int			failures;		/* of visits, in a row */
 	TimestampTz floor;			/* no deadline is left below it */
 	TimestampTz look_below;		/* when to make sure of that */
+	pg_atomic_uint32 is_full;	/* no event may be written; read without the
+								 * lock */
+	OiFull		full;
 } OiDue;
 
 /* the visit that is going on */
@@ -148,6 +161,8 @@ extern bool oi_visit_take(TimestampTz *floor, TimestampTz *look_below);
 extern void oi_visit_keep_floor(TimestampTz floor, TimestampTz look_below);
 extern bool oi_visit_others_wait(void);
 extern void oi_visit_succeed(void);
+extern void oi_visit_set_full(bool is_full, int64 bytes, const char *held_by);
+extern bool oi_visit_is_full(OiFull *full);
 
 extern bool oi_slot_attach(int index, Oid dboid, int32 subscription, Oid *owner);
 extern void oi_slot_free(void);

@@ -98,6 +98,19 @@ acquire(void *arg)
 }
 
 /*
+ * Keep the worker of a subscription out until this transaction ends, if it is
+ * not at work, and nobody else changes it.
+ */
+bool
+oi_sublock_try(Oid relid, int32 subscription)
+{
+	LOCKTAG		tag;
+
+	set_tag(&tag, relid, subscription);
+	return LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+/*
  * For who changes a subscription: keep its worker out until this transaction
  * ends.  A delivery that does not end in a second is broken off.
  */

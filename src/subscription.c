@@ -130,7 +130,7 @@ oi_subscription_is_orphan(TupleTableSlot *row)
 }
 
 /*
- * The subscriptions of this database that are armed and not paused, and have an
+ * The subscriptions of this database that are armed, not paused and valid, and have an
  * owner, for those who start their workers.  With the SQL objects of 1.0 all are
  * armed.
  */
@@ -152,7 +152,8 @@ oi_subscriptions_found(int *n)
 	{
 		bool		isnull;
 
-		if (!old && (!slot_attisnull(slot, SUB_PAUSED_AT) || !oi_is_armed(slot, &here)))
+		if (!old && (!slot_attisnull(slot, SUB_PAUSED_AT) ||
+					 !slot_attisnull(slot, SUB_INVALIDATED_AT) || !oi_is_armed(slot, &here)))
 			continue;
 		if (oi_subscription_is_orphan(slot))
 			continue;
@@ -303,6 +304,7 @@ oi_create_subscription(PG_FUNCTION_ARGS)
 	nulls[SUB_OPTIONS - 1] = PG_ARGISNULL(4);
 	values[SUB_CREATED_AT - 1] = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
 	nulls[SUB_PAUSED_AT - 1] = true;
+	nulls[SUB_INVALIDATED_AT - 1] = true;
 	oi_arming_here(&here);
 	oi_arm(values, nulls, &here);
 	oi_insert_values(OI_REL_SUBSCRIPTIONS, values, nulls);

@@ -44,7 +44,8 @@ enum
 	SUB_ARMED_DATABASE,
 	SUB_ENVIRONMENT,
 	SUB_PAUSED_AT,
-	SUB_COLUMNS = SUB_PAUSED_AT
+	SUB_INVALIDATED_AT,
+	SUB_COLUMNS = SUB_INVALIDATED_AT
 };
 
 /* columns of subscription_cursors, as they are stored */

@@ -230,7 +230,11 @@ oi_resume_subscription(PG_FUNCTION_ARGS)
 	if (oi_is_foreign(table.row, &here))
 		check_foreign_cursor(name, id);
 	orphan = oi_subscription_is_orphan(table.row);
-	if (orphan || !oi_is_armed(table.row, &here) || !slot_attisnull(table.row, SUB_PAUSED_AT))
+	if (!slot_attisnull(table.row, SUB_INVALIDATED_AT))
+		oi_log_keep();			/* it needs the log again */
+	if (orphan || !oi_is_armed(table.row, &here) ||
+		!slot_attisnull(table.row, SUB_PAUSED_AT) ||
+		!slot_attisnull(table.row, SUB_INVALIDATED_AT))
 	{
 		TupleTableSlot *slot = copy_row(&table, SUB_COLUMNS);
 
@@ -238,6 +242,7 @@ oi_resume_subscription(PG_FUNCTION_ARGS)
 			set_column(slot, SUB_OWNER, ObjectIdGetDatum(GetUserId()));
 		oi_arm(slot->tts_values, slot->tts_isnull, &here);
 		slot->tts_isnull[SUB_PAUSED_AT - 1] = true;
+		slot->tts_isnull[SUB_INVALIDATED_AT - 1] = true;
 		store(&table, slot);
 	}
 	oi_table_close(&table);

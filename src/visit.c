@@ -41,7 +41,10 @@ void
 oi_visit_init(void)
 {
 	for (int i = 0; i < OI_MAX_DUES; i++)
+	{
 		pg_atomic_init_u64(&oi_shared->dues[i].due, (uint64) OI_NEVER);
+		pg_atomic_init_u32(&oi_shared->dues[i].is_full, 0);
+	}
 }
 
 /*
@@ -83,6 +86,7 @@ make_place(Oid dboid)
 	place->failures = 0;
 	place->floor = DT_NOBEGIN;
 	place->look_below = DT_NOBEGIN;
+	pg_atomic_write_u32(&place->is_full, 0);
 	place->dboid = dboid;
 	return place;
 }
@@ -406,4 +410,45 @@ oi_visit_succeed(void)
 	LWLockAcquire(oi_shared->lock, LW_EXCLUSIVE);
 	oi_shared->visit.succeeded = true;
 	LWLockRelease(oi_shared->lock);
+}
+
+/*
+ * For the visit: sessions of this database must not write events, or may again.
+ */
+void
+oi_visit_set_full(bool is_full, int64 bytes, const char *held_by)
+{
+	OiDue	   *place;
+
+	LWLockAcquire(oi_shared->lock, LW_EXCLUSIVE);
+	place = find_place(MyDatabaseId);
+	if (place != NULL)
+	{
+		place->full.bytes = bytes;
+		strlcpy(place->full.held_by, held_by, OI_HELD_BY_LEN);
+		pg_atomic_write_u32(&place->is_full, is_full);
+	}
+	LWLockRelease(oi_shared->lock);
+}
+
+/*
+ * Must this session not write events?  As a rule that is found out by a look at
+ * a place that is known.
+ */
+bool
+oi_visit_is_full(OiFull *full)
+{
+	static OiDue *known = NULL;
+
+	if (oi_shared == NULL)
+		return false;
+	if (known == NULL || known->dboid != MyDatabaseId)
+		known = find_place(MyDatabaseId);
+	if (known == NULL || pg_atomic_read_u32(&known->is_full) == 0)
+		return false;
+
+	LWLockAcquire(oi_shared->lock, LW_SHARED);
+	*full = known->full;
+	LWLockRelease(oi_shared->lock);
+	return true;
 }

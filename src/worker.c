@@ -137,7 +137,7 @@ oi_worker_load(void)
 	if (!oi_drain_armed(oi_worker.sub))
 	{
 		ereport(LOG,
-				(errmsg("subscription \"%s\" is paused, disarmed, or without an owner", oi_worker.sub->name),
+				(errmsg("subscription \"%s\" is paused, disarmed, invalidated, or without an owner", oi_worker.sub->name),
 				 errhint("View order_idempotency.subscription_status says why.")));
 		finish();
 	}
