@@ -55,8 +55,8 @@ kafka_check_configured(OiSinkState *state)
 /*
  * Make the producer, and with transactions learn what the receiver has.
  */
-static void
-open_producer(KafkaSink *sink, TimestampTz deadline)
+void
+kafka_open(KafkaSink *sink, TimestampTz deadline)
 {
 	sink->producer = kafka_new_handle(sink, RD_KAFKA_PRODUCER);
 	if (sink->transactions)
@@ -84,7 +84,7 @@ kafka_startup(OiSinkState *state)
 	MemoryContextSwitchTo(old);
 
 	state->numbered = sink->transactions;
-	open_producer(sink, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), START_TIMEOUT));
+	kafka_open(sink, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), START_TIMEOUT));
 	if (!sink->transactions)
 		return;
 	state->knows_receiver = true;
@@ -243,7 +243,7 @@ kafka_deliver(OiSinkState *state, OiSinkEvent *events, int n, TimestampTz deadli
 	PG_TRY();
 	{
 		if (sink->producer == NULL)
-			open_producer(sink, deadline);
+			kafka_open(sink, deadline);
 		if (!sink->transactions)
 			deliver_acknowledged(sink, events, n, deadline);
 		else if (sink->marker.number != 0 && sink->marker.number == state->token.number &&

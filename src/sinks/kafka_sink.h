@@ -76,6 +76,9 @@ typedef enum KafkaEnd
 	KAFKA_END_PROCESS			/* all of it, and nothing may be left behind */
 } KafkaEnd;
 
+/* kafka.c */
+extern void kafka_open(KafkaSink *sink, TimestampTz deadline);
+
 /* kafka_handle.c */
 extern KafkaInbox *kafka_new_inbox(void);
 extern rd_kafka_t *kafka_new_handle(KafkaSink *sink, rd_kafka_type_t type);

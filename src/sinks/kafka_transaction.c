@@ -12,6 +12,10 @@
  * outcome with a reason.  All others are left without, and so come again, under
  * the same number, which has no marker yet.
  *
+ * No transaction is begun with a handle after one that failed: librdkafka 2.0 asks
+ * for another epoch behind our back then, and sends messages of the next one with
+ * the old one's sequence numbers.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -79,25 +83,48 @@ kafka_abort(KafkaSink *sink, TimestampTz deadline)
 }
 
 /*
- * Wait until all messages have an answer.  False: one has not, and will not have
- * one in this transaction.
+ * Why did a transaction fail, of which librdkafka only says that it has?  It cannot be
+ * committed then, and so we may ask it to.
  */
-static bool
+static rd_kafka_resp_err_t
+ask_why(KafkaSink *sink)
+{
+	rd_kafka_error_t *error = rd_kafka_commit_transaction(sink->producer, 0);
+	rd_kafka_resp_err_t code = RD_KAFKA_RESP_ERR_UNKNOWN;
+
+	if (error != NULL)
+	{
+		code = rd_kafka_error_code(error);
+		rd_kafka_error_destroy(error);
+	}
+	return code;
+}
+
+/*
+ * Wait until all messages have an answer.  Anything but success: one has not, and
+ * will not have one in this transaction.
+ */
+static rd_kafka_resp_err_t
 await_answers(KafkaSink *sink, const OiSinkEvent *probe, TimestampTz deadline)
 {
 	while (rd_kafka_flush(sink->producer, KAFKA_SLICE) != RD_KAFKA_RESP_ERR_NO_ERROR)
 	{
+		rd_kafka_resp_err_t code = RD_KAFKA_RESP_ERR_NO_ERROR;
+
 		kafka_check_time(sink, deadline, "deliver a message");
 
 		/*
-		 * of a transaction that failed nobody tells us but who is asked to
-		 * send more
+		 * nobody tells that a transaction failed but who is asked to send
+		 * more
 		 */
-		if (probe != NULL &&
-			kafka_send(sink, probe, OI_SINK_MAX_EVENTS + 1) != RD_KAFKA_RESP_ERR_NO_ERROR)
-			return false;
+		if (probe != NULL)
+			code = kafka_send(sink, probe, OI_SINK_MAX_EVENTS + 1);
+		if (code == RD_KAFKA_RESP_ERR__STATE)
+			code = ask_why(sink);
+		if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
+			return code;
 	}
-	return true;
+	return RD_KAFKA_RESP_ERR_NO_ERROR;
 }
 
 /*
@@ -154,56 +181,113 @@ set_aside(OiSinkEvent *events, int n, int which, rd_kafka_resp_err_t answer)
 }
 
 /*
- * Try an event in a transaction that will be aborted whatever comes of it.
+ * Try an event in a transaction that will be aborted whatever comes of it.  An
+ * answer that is not about the event is an error: it is not to blame for that.
  */
 static rd_kafka_resp_err_t
-try_event(KafkaSink *sink, const OiSinkEvent *event, rd_kafka_resp_err_t otherwise, TimestampTz deadline)
+try_event(KafkaSink *sink, const OiSinkEvent *event, TimestampTz deadline)
 {
 	rd_kafka_resp_err_t code;
 
+	if (sink->producer == NULL)
+		kafka_open(sink, deadline);
 	kafka_begin(sink);
 	kafka_begin_round(sink);
 	code = kafka_send(sink, event, 0);
 	if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
-		code = await_answers(sink, event, deadline) ? sink->inbox->answers[0] : otherwise;
+		code = await_answers(sink, event, deadline);
+	if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
+		code = sink->inbox->answers[0];
 	kafka_abort(sink, deadline);
+	if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
+		kafka_close(sink, KAFKA_END_HANDLES);
+	if (code != RD_KAFKA_RESP_ERR_NO_ERROR && !is_own_fault(code))
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_ERROR),
+				 errmsg("could not find out which message was refused: %s%s",
+						rd_kafka_err2str(code), kafka_complaint(sink))));
 	return code;
+}
+
+/*
+ * The largest of those that may be to blame, or -1.
+ */
+static int
+largest(const OiSinkEvent *events, const bool *suspects, int n)
+{
+	size_t		most = 0;
+	int			found = -1;
+
+	for (int i = 0; i < n; i++)
+	{
+		size_t		size = suspects[i] && events[i].payload ? strlen(events[i].payload) : 0;
+
+		if (suspects[i] && (found < 0 || size > most))
+		{
+			found = i;
+			most = size;
+		}
+	}
+	return found;
+}
+
+/*
+ * What holds for one event of a topic holds for the others: that the topic refuses
+ * them, or that it takes all that are not larger.
+ */
+static void
+acquit_topic(OiSinkEvent *events, bool *suspects, int n, const char *topic, rd_kafka_resp_err_t code)
+{
+	for (int i = 0; i < n; i++)
+	{
+		if (!suspects[i] || strcmp(events[i].topic, topic) != 0)
+			continue;
+		suspects[i] = false;
+		if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
+			set_aside(events, n, i, code);
+	}
 }
 
 /*
  * More than one message was not taken, or none of them says that it was the
  * reason: a whole batch of them is refused for one, and a topic for all that go
- * there.  Try them singly.  Returns how many were set aside.
+ * there.  Try them singly, the largest first.  Returns how many were set aside,
+ * at least: if time is up, some is better than none.
  */
 static int
-examine(KafkaSink *sink, OiSinkEvent *events, int n, rd_kafka_resp_err_t why, TimestampTz deadline)
+examine(KafkaSink *sink, OiSinkEvent *events, int n, TimestampTz deadline)
 {
-	rd_kafka_resp_err_t *answers = palloc(sizeof(*answers) * n);
-	const char *topic = NULL;	/* that was tried last */
-	rd_kafka_resp_err_t of_topic = RD_KAFKA_RESP_ERR_NO_ERROR;
+	bool	   *suspects = palloc(sizeof(bool) * n);
 	bool		any = false;
+	bool		by_size = true;
 	int			failed = 0;
+	int			which;
 
-	memcpy(answers, sink->inbox->answers, sizeof(*answers) * n);
 	for (int i = 0; i < n; i++)
-		any |= is_own_fault(answers[i]);
-	for (int i = 0; i < n; i++)
+	{
+		suspects[i] = is_own_fault(sink->inbox->answers[i]);
+		any |= suspects[i];
+		by_size &= !suspects[i] || sink->inbox->answers[i] == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+	}
+	if (!any)
+		memset(suspects, true, sizeof(bool) * n);
+	kafka_close(sink, KAFKA_END_HANDLES);
+	while ((which = largest(events, suspects, n)) >= 0 &&
+		   (failed == 0 || GetCurrentTimestamp() < deadline))
 	{
 		rd_kafka_resp_err_t code;
 
-		if (events[i].reason != NULL || (any && !is_own_fault(answers[i])))
+		suspects[which] = false;
+		if (events[which].reason != NULL)
 			continue;
-		if (topic != NULL && strcmp(topic, events[i].topic) == 0 &&
-			(kafka_verdict(of_topic) == KAFKA_REFUSED || !any))
-			code = of_topic;
-		else
-			code = try_event(sink, &events[i], why, deadline);
-		topic = events[i].topic;
-		of_topic = code;
-		if (!is_own_fault(code))
-			continue;
-		failed++;
-		set_aside(events, n, i, code);
+		code = try_event(sink, &events[which], deadline);
+		if (is_own_fault(code))
+		{
+			failed++;
+			set_aside(events, n, which, code);
+		}
+		if (kafka_verdict(code) == KAFKA_REFUSED || (code == RD_KAFKA_RESP_ERR_NO_ERROR && (by_size || !any)))
+			acquit_topic(events, suspects, n, events[which].topic, code);
 	}
 	return failed;
 }
@@ -236,7 +320,7 @@ blame(KafkaSink *sink, OiSinkEvent *events, int n, rd_kafka_error_t *error, Time
 		set_aside(events, n, last, sink->inbox->answers[last]);
 		return;
 	}
-	if (examine(sink, events, n, why, deadline) > 0)
+	if (examine(sink, events, n, deadline) > 0)
 		return;
 	if (one_by_one || failed == 0)
 		ereport(ERROR,
@@ -278,4 +362,5 @@ kafka_deliver_transaction(KafkaSink *sink, OiSinkEvent *events, int n, Timestamp
 	kafka_abort(sink, deadline);
 	oi_sink_fault("kafka:aborted");
 	blame(sink, events, n, error, deadline);
+	kafka_close(sink, KAFKA_END_HANDLES);
 }

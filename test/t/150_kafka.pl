@@ -27,7 +27,12 @@ my $node = new_node('kafka', conf => "max_worker_processes = 24\n");
 OrderIdempotency::Kafka::require_kafka($node);
 
 my $canary = 'canary-4c81b2';
+my ($certificate, $key) = map { $node->basedir . "/$_.pem" } qw(certificate key);
+run_log([ 'openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2', '-subj', '/CN=localhost',
+	'-addext', 'subjectAltName=DNS:localhost', '-keyout', $key, '-out', $certificate ])
+  or die 'openssl failed';
 my $kafka = OrderIdempotency::Kafka->new($node->basedir . '/kafka', sasl => { shop => $canary },
+	tls => [ $certificate, $key ],
 	conf => <<~'CONF');
 	authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 	super.users=User:ANONYMOUS
@@ -207,6 +212,16 @@ is($node->safe_psql('postgres', "SELECT count(*) FROM $api.subscription_status W
 	'no password in an error');
 unlike($node->safe_psql('postgres', "SELECT string_agg(reason, ' ') FROM $api.failed_events") . slurp_file($node->logfile)
 	  =~ s/LOG:  statement: .*//gr, qr/$canary/, 'nor in the log');
+
+# TLS.
+$kafka->create_topic('tls');
+create_kafka('tls', servers => 'localhost:' . $kafka->tls_port, topic => 'tls', server => q("security.protocol" 'ssl'));
+emit_all(event('tls', 'key', '{}'));
+ok(poll($node, 'postgres', "SELECT last_error ~* 'certificate' FROM $api.subscription_status WHERE name = 'tls'"),
+	'a certificate that nobody vouches for is refused');
+$node->safe_psql('postgres', qq(ALTER SERVER tls OPTIONS (ADD "ssl.ca.location" '$certificate')));
+drained($node, 'tls');
+once_in_order('tls', ['tls'], 'with TLS');
 
 $node->stop;
 done_testing();

@@ -43,7 +43,8 @@ sub _java
 
 # A broker below a directory, started.  Options: conf, more lines for its
 # configuration; sasl, a hash of users and passwords, for a listener of their own; proxy,
-# true for one that can be got to through a proxy.
+# true for one that can be got to through a proxy; tls, the files of a certificate and its key,
+# for a listener that says it is on localhost.
 sub new
 {
 	my ($class, $dir, %opt) = @_;
@@ -53,6 +54,8 @@ sub new
 
 	make_path($dir);
 	$self->{proxy} = OrderIdempotency::Proxy->new($self->{proxied}) if $opt{proxy};
+	$self->{tls} = $opt{tls};
+	$self->{tls_port} = free_port();
 	append_to_file($file, $self->_conf . ($opt{conf} // ''));
 	system_or_bail(_java(128, 'kafka.tools.StorageTool', 'format', '-t', 'b3JkZXJfaWRlbXBvdA', '-c', $file));
 	$self->{command} = [ _java(320, 'kafka.Kafka', $file) ];
@@ -67,13 +70,24 @@ sub _conf
 	my $proxied = $self->{proxy} ? $self->{proxy}->port : $self->{proxied};
 	my $users = join ' ', map { "user_$_=\"$self->{sasl}{$_}\"" } sort keys %{ $self->{sasl} };
 
+	my ($listener, $advertised, $tls) = ('', '', '');
+
+	if ($self->{tls})
+	{
+		my ($certificate, $key) = map { slurp_file($_) =~ s/\n/\\n/gr } @{ $self->{tls} };
+
+		$listener = ",TLS://127.0.0.1:$self->{tls_port}";
+		$advertised = ",TLS://localhost:$self->{tls_port}";
+		$tls = join '', map { "listener.name.tls.ssl.keystore.$_\n" } 'type=PEM', "certificate.chain=$certificate", "key=$key";
+	}
 	return <<"CONF";
+$tls
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1\@127.0.0.1:$self->{controller}
-listeners=PLAINTEXT://127.0.0.1:$self->{port},SASL://127.0.0.1:$self->{sasl_port},PROXIED://127.0.0.1:$self->{proxied},CONTROLLER://127.0.0.1:$self->{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:$self->{port},SASL://127.0.0.1:$self->{sasl_port},PROXIED://127.0.0.1:$proxied
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,PROXIED:PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:$self->{port},SASL://127.0.0.1:$self->{sasl_port},PROXIED://127.0.0.1:$self->{proxied}$listener,CONTROLLER://127.0.0.1:$self->{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:$self->{port},SASL://127.0.0.1:$self->{sasl_port},PROXIED://127.0.0.1:$proxied$advertised
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,PROXIED:PLAINTEXT,TLS:SSL
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 sasl.enabled.mechanisms=PLAIN
@@ -104,6 +118,7 @@ sub _ready
 
 sub port { return $_[0]->{port} }
 sub sasl_port { return $_[0]->{sasl_port} }
+sub tls_port { return $_[0]->{tls_port} }
 sub servers { return '127.0.0.1:' . $_[0]->{port} }
 
 # Creates a topic.  Options: partitions; the rest are its configuration.
