@@ -197,6 +197,25 @@ drained($node, 'cut');
 is(scalar $redis->entries('cut'), 5, 'an old connection writes nothing any more');
 like(slurp_file($node->logfile), qr/WARNING:.*lost events that it had acknowledged: stream "cut"/, 'the log says so, too');
 
+# What is stuck there is told to be surely not there, since its stream is none; when that was made
+# good, and the old connection goes on, it must not get in beside the next attempt.
+create_redis('fenced', $proxy->port, types => [ 'event', 'good' ], topic => 'f.{type}',
+	subscription => '{"backoff_min": 2000, "backoff_max": 3000}');
+write_events('fenced', 1, type => 'good');
+drained($node, 'fenced');
+$proxy->tell('stall');
+write_events('fenced', 10);
+wait_for_error('fenced', 'no answer in time|timeout', 'stuck, too');
+$redis->ask('SET', 'f.fenced.event', 'no stream');
+$node->safe_psql('postgres', "ALTER SERVER fenced OPTIONS (SET port '" . $redis->port . "')");
+wait_for_error('fenced', 'WRONGTYPE', 'surely not there');
+$node->safe_psql('postgres', "SELECT $api.emit_event('fenced.good', 'other')");
+wait_for('a later delivery', sub { $redis->try('XLEN', 'f.fenced.good') == 2 });
+$redis->ask('DEL', 'f.fenced.event');
+$proxy->tell('pass');
+drained($node, 'fenced');
+stream_is_right($node, $redis, 'f.fenced.event', 'fenced.event', 'an old connection is shut out');
+
 # Delivered, the answer lost, and removed by a consumer before the next attempt.
 create_redis('eaten', $proxy->port);
 write_events('eaten', 1);
