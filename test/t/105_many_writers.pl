@@ -3,9 +3,9 @@
 # delivered once, each key's in order; and what a batch costs the worker is in
 # proportion to the open transactions, not to their square.
 #
-# Bugs that this catches, planted and seen to fail: late rows of which all transactions
-# are looked at for each part of a batch; late rows sorted by transaction; a merge that
-# loses its place where a batch is full.
+# Bugs that this catches: late rows sorted by transaction; late rows of which all
+# transactions are looked at for each part of a batch.  Planted and seen to fail: a merge
+# that loses its place where a batch is full.
 
 use strict;
 use warnings;

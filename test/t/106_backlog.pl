@@ -3,9 +3,8 @@
 # on.  A hundred thousand held keys fit into memory and are let go in bounded time.
 # OI_BACKLOG=10000000 is the full size.
 #
-# Bugs that this catches, planted and seen to fail: a read that begins at the start of the
-# log; events kept until the batch is through; a look at all held keys for each
-# delivery.
+# Bugs that this catches: a read that begins at the start of the log; events kept until the
+# batch is through; a look at all rows of a held key for each delivery, as there was once.
 
 use strict;
 use warnings;
