@@ -4,10 +4,9 @@
 # replica that has not got everything, or written to by others.  redis-cli looks at
 # the streams.
 #
-# Bugs that this catches, planted and seen to fail: a refusal taken for "delivered"
-# without a look at what is there; an unknown answer taken for "not there"; another id on
-# each attempt; an old connection that may still write; an entry that a consumer has
-# removed sent again; books that are not compared after a reconnect, or not at a start.
+# Bugs that this catches, planted and seen to fail: another id on each attempt; an old
+# connection that may still write; an entry that a consumer has removed sent again; a
+# script that writes although the books are gone.
 
 use strict;
 use warnings;

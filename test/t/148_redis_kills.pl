@@ -6,9 +6,8 @@
 #
 # OI_SEED and OI_KILLS repeat and enlarge it.
 #
-# Bugs that this catches, planted and seen to fail: another number on a repeat; an answer that
-# did not come taken for "not there"; a refusal taken for "delivered" without a look; an event
-# taken behind one of its key that was refused.
+# Bugs that this catches, planted and seen to fail: another id on a repeat; an event taken
+# behind one of its key that was refused, in the same step or in one before.
 
 use strict;
 use warnings;
