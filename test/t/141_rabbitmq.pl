@@ -2,8 +2,8 @@
 # key) and 7 (the same id on every attempt), what goes out, and what is made of each
 # answer of the broker: confirmed, returned, refused, closed.
 #
-# Bugs that this catches, each planted once: a returned message taken for delivered
-# since the broker confirms it too; a confirm of several tags taken for one; an event
+# Bugs that this catches: a returned message taken for delivered since the broker
+# confirms it too (planted, and seen); a confirm of several tags taken for one; an event
 # sent while the one before it of its key is refused; a message that breaks the channel
 # sent for ever; a certificate that is not checked; a secret in a message.
 
@@ -130,6 +130,23 @@ last_error_like($node, 'narrow', qr/no queue is bound for routing key "later".*3
 $broker->declare(bindings => [ [ 'later', 'narrow', 'later' ] ]);
 try_again($node, 'narrow');
 arrived_in_order($node, 'narrow', 'bound afterwards', [ take('later') ], 0);
+
+# What is behind an event that was returned does not overtake it, though a queue would take it.
+create_broker_server($node, 'behind', 'rabbitmq', "$local, exchange 'narrow'");
+$broker->declare(queues => [ [ 'behind', $quorum ] ], bindings => [ [ 'behind', 'narrow', 'behind.other' ] ]);
+subscribe_broker($node, 'behind', '{type}');
+$node->safe_psql('postgres', <<"SQL");
+SELECT $api.alter_subscription('behind', event_types => ARRAY['behind.event', 'behind.other']);
+BEGIN;
+SELECT $api.emit_event('behind.other', 'free', '{"n": 1}');
+SELECT $api.emit_event('behind.event', 'held', '{"n": 1}');
+SELECT $api.emit_event('behind.other', 'held', '{"n": 2}');
+COMMIT;
+SQL
+last_error_like($node, 'behind', qr/no queue is bound for routing key "behind.event"/, 'one is returned');
+$broker->declare(bindings => [ [ 'behind', 'narrow', 'behind.event' ] ]);
+try_again($node, 'behind');
+is(join(' ', grep { /held/ } map { "$_->{key} $_->{n}" } take('behind')), 'held 1 held 2', 'what is behind it waits');
 
 # A full queue refuses; what is behind a refused event does not overtake it.
 create_broker_server($node, 'small', 'rabbitmq', $local);

@@ -4,7 +4,7 @@
 #
 # Between sink and server is a proxy that breaks connections in each way there is.
 #
-# Bugs that this catches, each planted once: a message taken for stored when it is
+# Bugs that this catches: a message taken for stored when it is
 # sent; an event of a key sent while the one before it is unknown; a repeat under
 # another id; an acknowledgement of an earlier delivery taken for one of this; a library
 # that waits in its own function and holds up the worker.
