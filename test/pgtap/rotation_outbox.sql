@@ -2,7 +2,7 @@
 -- outbox_store shows, and who holds a table, for cursors of all kinds.  Not in a
 -- transaction block: rotate_outbox commits.
 --
--- Bugs that the cases by chance catch: a position alone in place of the snapshot;
+-- Bugs that the cases catch, one by one and by chance; the first three were planted: a position alone in place of the snapshot;
 -- forgetting the xids from a snapshot's xmax on, or those of its list; taking a batch's
 -- progress for more than the batch's position; taking what a cursor that was moved
 -- back has seen for behind it.

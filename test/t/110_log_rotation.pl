@@ -6,10 +6,11 @@
 # two subscriptions of different speed, once and in the order of its key, and everything
 # that a seek found in the log comes again.
 #
-# Bugs that this catches, each of which was planted: emptying what is old without asking
-# who needs it; taking all below a cursor's position for delivered; asking before the
-# table is locked, not after (the seeks); holding a table for a transaction that wrote
-# nothing there; a cursor that passes over events and is never recorded.
+# Bugs that this is to catch: emptying what is old without asking who needs it; asking
+# before the table is locked, not after (the seeks); holding a table for a transaction that
+# wrote nothing there; a cursor that passes over events and is never recorded.  What the
+# locks and the cursors decide is taken apart in rotate-outbox.spec and
+# pgtap/rotation_outbox.sql.
 
 use strict;
 use warnings;

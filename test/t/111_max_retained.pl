@@ -4,7 +4,7 @@
 # gets on, is dropped, or may hold more.  invalidate: what is said to be lost and what is
 # delivered later are all there was.
 #
-# Bugs that this catches, each of which was planted: refusing although nobody holds anything;
+# Bugs that this is to catch: refusing although nobody holds anything;
 # not looking again when the log has room (it never heals); emptying what an invalidated
 # subscription has not, without a word; leaving its worker at work.
 
