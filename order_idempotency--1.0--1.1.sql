@@ -410,9 +410,9 @@ CREATE OR REPLACE VIEW subscription_status AS
 								FILTER (WHERE e.state <> 'dead'), 0) AS bytes
 			FROM failed_events e WHERE e.subscription = s.id) f
 		-- as oi_is_armed of src/arming.c
-		LEFT JOIN (SELECT n.id AS installation, d.oid AS database,
+		LEFT JOIN (SELECT (SELECT n.id FROM installation n LIMIT 1) AS installation, d.oid AS database,
 						  COALESCE(pg_catalog.current_setting('order_idempotency.environment', true), '') AS environment
-				   FROM pg_catalog.pg_database d LEFT JOIN installation n ON true
+				   FROM pg_catalog.pg_database d
 				   WHERE d.datname = pg_catalog.current_database()) here ON true
 		CROSS JOIN LATERAL (
 			SELECT CASE
