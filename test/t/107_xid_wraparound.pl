@@ -2,9 +2,9 @@
 # epoch is a high one: cursors, late rows, the status and purge_orders() go by numbers of
 # 64 bits, or make them of those of 32 that rows have.
 #
-# Bugs that this catches: a late row whose xid is compared by its low 32 bits; an order
-# whose row was written before the numbers began anew, and is
-# taken for one of the present epoch.
+# Bugs that this catches: a late row whose xid is compared by its low 32 bits.  Planted and
+# seen to fail: an order whose row was written before the numbers began anew, and is taken
+# for one of the present epoch.
 
 use strict;
 use warnings;
