@@ -12,7 +12,7 @@ from streams import PGQ_BATCH, RATE, Work
 # wake
 EVENTS_A_ROUND = 300
 GAP = 20                        # ms between events, on average
-POLLED_A_ROUND = 12             # events for the poller, which takes half a second for each
+POLLED_A_ROUND = 8              # events for the poller, which takes half a second for each
 SLOW_POLL = 1000                # ms
 WAKE_AIM = 2000                 # microseconds
 NOTIFYING = ("WITH e AS (INSERT INTO queue.events (key, version, type, payload) VALUES ($1, 1, 'order.created', "

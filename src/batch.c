@@ -30,7 +30,7 @@
 
 /* rows looked at in one transaction, at most; and in one fetch of them */
 #define SCAN_LIMIT 20000
-#define FETCH_SIZE 200
+#define FETCH_SIZE 250
 
 /* the reading of one batch */
 typedef struct Reader
@@ -192,11 +192,14 @@ read_rest(Reader *reader)
 	{
 		bool		room;
 
+		/* one more than there is room for tells that there is more */
+		int			most = Min(FETCH_SIZE, reader->batch->room - reader->batch->n + 1);
+
 		CHECK_FOR_INTERRUPTS();
-		SPI_cursor_fetch(portal, true, FETCH_SIZE);
+		SPI_cursor_fetch(portal, true, most);
 		scanned += SPI_processed;
 		room = take_rows(reader, &past);
-		past = past || SPI_processed < FETCH_SIZE;
+		past = past || SPI_processed < (uint64) most;
 		SPI_freetuptable(SPI_tuptable);
 		if (!room || past)
 		{

@@ -6,13 +6,10 @@
  * A cycle is, under the subscription's lock (sublock.c): read events (drain.c),
  * hand them to the sink (sink_loader.c), judge what it said (judge.c), record
  * what became of them and where the cursor is, in one transaction.  That commits
- * asynchronously, and is durable before anything else goes out and before the
- * worker rests.  So a crash leaves one delivery at most that is not recorded: it is
+ * asynchronously, and is durable before the worker rests and, but for the first 10 ms,
+ * before anything else goes out.  So what a crash leaves that is not recorded is
+ * one delivery, or those of 10 ms, of OI_SINK_MAX_EVENTS events altogether: they are
  * made again under the same event ids, unless the sink finds those at the receiver.
- *
- * Where events come faster than one in a millisecond, and the worker keeps up with
- * them, it reads the log only every few milliseconds.  Otherwise it would take the
- * processor from those who write them, for batches of next to nothing.
  *
  * An error of the sink is the sink's: see breaker.c for what is done about it.
  *
@@ -30,6 +27,7 @@
 #include "handover.h"
 #include "intent.h"
 #include "miscadmin.h"
+#include "pace.h"
 #include "pgstat.h"
 #include "sublock.h"
 #include "utils/memutils.h"
@@ -40,9 +38,6 @@
 
 /* the log's time for each of events that failed before */
 #define LOG_SHARE 4
-
-/* ms from one look at a busy log to the next */
-#define PAUSE 10
 
 /*
  * A cursor that only passed over rows is recorded when it passed over so
@@ -99,16 +94,6 @@ pass_over(const OiBatch *batch)
 		 TimestampDifferenceExceeds(cursor->recorded_at, GetCurrentTimestamp(),
 									RECORD_INTERVAL)))
 		record(&none, NULL);
-}
-
-/*
- * Up to where WAL has to be durable before anything goes out.
- */
-static XLogRecPtr
-lsn_needed(void)
-{
-	return oi_worker.batch == NULL ? oi_worker.cursor.lsn :
-		Max(oi_worker.batch->lsn, oi_worker.cursor.lsn);
 }
 
 /*
@@ -313,7 +298,10 @@ deliver(OiBatch *batch)
 			return;
 		oi_handover_set_timeout(delivery, batch);
 		if (delivery->n > 0 && !oi_handover_was_received(delivery))
+		{
+			oi_worker.cursor.unflushed += delivery->n;
 			how = oi_handover(delivery, &error);
+		}
 	}
 
 	if (how != OI_HANDOVER_ANSWERED && oi_slot_take_cancel())
@@ -349,7 +337,7 @@ is_turn_of_failed(void)
 {
 	if (oi_worker.held.next_due > oi_now() || oi_worker.log_next ||
 		GetCurrentTimestamp() < oi_worker.log_until ||
-		!oi_flush(oi_worker.cursor.lsn))
+		!oi_pace_flush(oi_worker.cursor.lsn))
 	{
 		oi_worker.log_next = false;
 		return false;
@@ -419,7 +407,7 @@ work(void)
 			oi_worker.log_until = 0;
 			return oi_worker.held.next_due <= oi_now();
 		}
-		if (oi_worker.batch != NULL && oi_flush(lsn_needed()))
+		if (oi_worker.batch != NULL && oi_pace_flush(oi_pace_lsn()))
 			deliver_batch();
 	}
 	else if (!oi_drain_current(oi_worker.sub, &oi_worker.cursor))
@@ -449,6 +437,7 @@ sleep_until_due(void)
 	int64		left = oi_poll_interval;
 
 	XLogFlush(oi_worker.cursor.lsn);
+	oi_pace_note_durable(oi_worker.cursor.lsn);
 	if (oi_worker.batch != NULL || oi_worker.cursor.open_failed.n > 0)
 		until = oi_worker.breaker.probe_at;
 	else if (oi_worker.breaker.open)
@@ -457,25 +446,6 @@ sleep_until_due(void)
 		left = Min(left, (until - oi_now() + 999) / 1000);
 	oi_worker_rest(oi_worker.breaker.open || oi_worker.breaker.in_a_row > 0 ?
 				   OI_WORKER_RETRYING : OI_WORKER_IDLE, (long) Max(1, left));
-}
-
-/*
- * Where events come fast, leave the log alone for a moment.  False: it is time to
- * go on.
- */
-static bool
-pause_reading(void)
-{
-	long		left;
-
-	if (!oi_worker.busy || oi_worker.batch != NULL)
-		return false;
-	oi_worker.busy = false;
-	left = PAUSE - TimestampDifferenceMilliseconds(oi_worker.read_at, GetCurrentTimestamp());
-	if (left <= 0)
-		return false;
-	oi_worker_rest(OI_WORKER_DELIVERING, left);
-	return true;
 }
 
 /*
@@ -488,6 +458,7 @@ oi_cycle(void)
 	bool		reloaded = oi_worker.reloaded;
 	bool		changed = oi_slot_take_recheck() || reloaded;
 	bool		busy = true;
+	XLogRecPtr	lsn;
 
 	MemoryContextReset(oi_worker.cycle_context);
 	if (is_backing_off() && !changed)
@@ -495,13 +466,15 @@ oi_cycle(void)
 		sleep_until_due();
 		return;
 	}
-	if (!changed && pause_reading())
+	if (!changed && oi_pace_pause())
 		return;
 	if (oi_worker.batch != NULL || oi_worker.held.next_due <= oi_now() ||
 		oi_worker.cursor.open_failed.n > 0)
 	{
 		oi_slot_set_state(OI_WORKER_DELIVERING);
-		oi_make_durable(lsn_needed());
+		lsn = oi_pace_lsn();
+		oi_make_durable(lsn);
+		oi_pace_note_durable(lsn);
 	}
 
 	oi_sublock_hold(oi_worker.sub->relid, oi_worker.id);

@@ -179,6 +179,7 @@ fill_cursor(OiCursor *cursor)
 	cursor->above = DatumGetBool(oi_drain_column(10, &isnull));
 	fill_open(cursor);
 	set_end(cursor);
+	cursor->batch_lsn = oi_wal_end();
 	cursor->nlate = -1;
 	cursor->moved = false;
 	cursor->passed = 0;
@@ -295,6 +296,7 @@ open_batch(OiCursor *cursor)
 	MemoryContextSwitchTo(old);
 
 	set_end(cursor);
+	cursor->batch_lsn = oi_wal_end();
 	cursor->progress = 0;
 	cursor->nlate = -1;
 	cursor->moved = true;
@@ -323,7 +325,8 @@ oi_drain_read(const OiSubscription *sub, OiCursor *cursor)
 		PushActiveSnapshot(GetLatestSnapshot());
 		batch = oi_batch_read(sub, cursor, context);
 		PopActiveSnapshot();
-		batch->lsn = oi_wal_end();
+		/* what is still being restored may come into sight at any time */
+		batch->lsn = oi_moment_is_end(&cursor->batch) ? oi_wal_end() : cursor->batch_lsn;
 	}
 	oi_owner_end(&was, context);
 

@@ -83,6 +83,10 @@ typedef struct OiCursor
 	XLogRecPtr	lsn;			/* the end of what wrote it, if we did */
 
 	/* not recorded */
+	XLogRecPtr	batch_lsn;		/* with WAL up to here all that batch sees is
+								 * durable */
+	int			unflushed;		/* events that went out since lsn was durable */
+	TimestampTz flushed_at;		/* when it was */
 	int64		end;			/* no row that batch sees has a higher
 								 * position */
 	bool		moved;			/* behind or batch is not as the row has it */

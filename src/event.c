@@ -12,6 +12,7 @@
 
 #include "access/htup_details.h"
 #include "event.h"
+#include "jsonb_text.h"
 #include "mb/pg_wchar.h"
 #include "utf8.h"
 #include "utils/builtins.h"
@@ -106,7 +107,7 @@ static int
 fill_payload(OiSinkEvent *event, Jsonb *payload, StringInfo json)
 {
 	resetStringInfo(json);
-	(void) JsonbToCString(json, &payload->root, VARSIZE(payload));
+	oi_jsonb_append(json, payload);
 	event->payload = oi_utf8_from_server(json->data, json->len);
 
 	return json->len;

@@ -7,9 +7,9 @@
  * created if need be.  A batch is one write to the end of the file, then an
  * fsync; only then is it delivered.
  *
- * Exactly once: a crash may leave a batch in the file, whole or cut short,
- * that the database does not know to be delivered.  It can only be at the
- * file's end, and no more than OI_SINK_MAX_EVENTS lines.  So at the start a
+ * Exactly once: a crash may leave batches in the file, whole or cut short,
+ * that the database does not know to be delivered.  They can only be at the
+ * file's end, and are no more than OI_SINK_MAX_EVENTS lines.  So at the start a
  * last line without its newline is cut off, and the ids of as many lines
  * are remembered: an event with one of them is there already.  After a write
  * that failed the file is cut back to where it was.

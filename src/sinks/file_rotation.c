@@ -9,8 +9,7 @@
  * even where the clock was set back.  Others may rename the file like that, too,
  * with less of a fraction and more of a zone.
  *
- * A file is only renamed when all that it has is durable, and, but after two
- * crashes in a row, recorded too.  The new name is made durable before anything is
+ * A file is only renamed when all that it has is durable.  The new name is made durable before anything is
  * written to the new file, so after a crash it has one name or the other.
  *
  * What a crash leaves unrecorded are the last lines that were written, no more
