@@ -64,6 +64,16 @@ kafka_open(KafkaSink *sink, TimestampTz deadline)
 }
 
 /*
+ * Has the receiver the delivery that the database last recorded?
+ */
+static bool
+is_marked(const KafkaSink *sink)
+{
+	return sink->marker.number != 0 && sink->marker.number == sink->state->token.number &&
+		sink->marker.timeline == sink->state->token.timeline;
+}
+
+/*
  * Callback: connect.
  */
 static void
@@ -88,7 +98,13 @@ kafka_startup(OiSinkState *state)
 	if (!sink->transactions)
 		return;
 	state->knows_receiver = true;
-	state->receiver = sink->marker;
+
+	/*
+	 * what was made without some of its events is not all delivered: deliver
+	 * says which
+	 */
+	if (sink->without[0] == '\0' || !is_marked(sink))
+		state->receiver = sink->marker;
 }
 
 /*
@@ -246,10 +262,8 @@ kafka_deliver(OiSinkState *state, OiSinkEvent *events, int n, TimestampTz deadli
 			kafka_open(sink, deadline);
 		if (!sink->transactions)
 			deliver_acknowledged(sink, events, n, deadline);
-		else if (sink->marker.number != 0 && sink->marker.number == state->token.number &&
-				 sink->marker.timeline == state->token.timeline)
-			for (int i = 0; i < n; i++)
-				events[i].outcome = OI_SINK_DELIVERED;
+		else if (is_marked(sink))
+			kafka_note_delivered(sink, events, n);
 		else
 			kafka_deliver_transaction(sink, events, n, deadline);
 	}

@@ -55,6 +55,8 @@ typedef struct KafkaSink
 	const char *state_name;		/* the state topic's */
 	uint32		timeline;		/* this server's */
 	OiSinkToken marker;			/* what the receiver has */
+	const char *without;		/* the indexes of events of that delivery that
+								 * it has not, each between commas */
 } KafkaSink;
 
 /* what an answer says of the message */
@@ -95,12 +97,13 @@ extern KafkaVerdict kafka_verdict(rd_kafka_resp_err_t answer);
 
 /* kafka_state.c */
 extern void kafka_enter_transactions(KafkaSink *sink, TimestampTz deadline);
-extern void kafka_send_marker(KafkaSink *sink);
+extern void kafka_send_marker(KafkaSink *sink, const char *without);
 
 /* kafka_transaction.c */
 extern void kafka_begin(KafkaSink *sink);
 extern rd_kafka_error_t *kafka_commit(KafkaSink *sink, TimestampTz deadline);
 extern void kafka_abort(KafkaSink *sink, TimestampTz deadline);
+extern void kafka_note_delivered(const KafkaSink *sink, OiSinkEvent *events, int n);
 extern void kafka_deliver_transaction(KafkaSink *sink, OiSinkEvent *events, int n, TimestampTz deadline);
 
 #endif							/* KAFKA_SINK_H */

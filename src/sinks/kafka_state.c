@@ -39,18 +39,19 @@
 #define LOOK_FACTOR 32
 
 /* how long a value of ours may be */
-#define MAX_VALUE 100
+#define MAX_VALUE (64 * 1024)
 
 /* of the topic that is created: how much of it there is beside what counts */
 #define SEGMENT_BYTES "16777216"
 
-#define MARKER_FORMAT "{\"number\": " INT64_FORMAT ", \"timeline\": %u}"
+#define MARKER_FORMAT "{\"number\": " INT64_FORMAT ", \"timeline\": %u"
 
 /* what was found in the state topic; numbers and timelines of 0: nothing */
 typedef struct Found
 {
 	OiSinkToken marker;
 	OiSinkToken start;			/* number: 0 */
+	char		without[MAX_VALUE]; /* of the marker */
 } Found;
 
 /*
@@ -63,16 +64,17 @@ start_key(const KafkaSink *sink)
 }
 
 /*
- * Send the marker of the delivery that is made.
+ * Send the marker of the delivery that is made, with the indexes of its events that
+ * are not there.
  */
 void
-kafka_send_marker(KafkaSink *sink)
+kafka_send_marker(KafkaSink *sink, const char *without)
 {
-	char		value[MAX_VALUE];
+	char	   *value = psprintf(MARKER_FORMAT ", \"without\": \"%s\"}", sink->state->token.number,
+								 sink->state->token.timeline, without);
 
-	snprintf(value, sizeof(value), MARKER_FORMAT, sink->state->token.number,
-			 sink->state->token.timeline);
 	(void) kafka_send_own(sink, sink->state->identity, value);
+	pfree(value);
 }
 
 /*
@@ -101,7 +103,11 @@ take_record(const KafkaSink *sink, const rd_kafka_message_t *message, Found *fou
 	if (start)
 		found->start = token;
 	else
+	{
 		found->marker = token;
+		found->without[0] = '\0';
+		(void) sscanf(value, "%*[^w]without\": \"%[0-9,]", found->without);
+	}
 }
 
 /*
@@ -320,10 +326,9 @@ init_transactions(KafkaSink *sink, TimestampTz deadline)
 static int64
 write_start(KafkaSink *sink, TimestampTz deadline)
 {
-	char		value[MAX_VALUE];
+	char	   *value = psprintf(MARKER_FORMAT "}", INT64CONST(0), sink->timeline);
 	rd_kafka_error_t *error;
 
-	snprintf(value, sizeof(value), MARKER_FORMAT, INT64CONST(0), sink->timeline);
 	kafka_begin(sink);
 	kafka_begin_round(sink);
 	(void) kafka_send_own(sink, start_key(sink), value);
@@ -351,6 +356,7 @@ kafka_enter_transactions(KafkaSink *sink, TimestampTz deadline)
 	init_transactions(sink, deadline);
 	look_back(sink, write_start(sink, deadline), deadline, &found);
 	sink->marker = found.marker;
+	sink->without = MemoryContextStrdup(sink->state->context, found.without);
 	kafka_close(sink, KAFKA_END_READER);
 	oi_sink_fault("kafka:started");
 }

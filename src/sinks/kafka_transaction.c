@@ -9,8 +9,8 @@
  *
  * One message that is not taken aborts all.  Then none of them is there, for
  * certain; the one is set aside, and so are those behind it of its key, by an
- * outcome with a reason.  All others are left without, and so come again, under
- * the same number, which has no marker yet.
+ * outcome with a reason.  The others are sent again, under the same number; its
+ * marker says which events it is without.
  *
  * No transaction is begun with a handle after one that failed: librdkafka 2.0 asks
  * for another epoch behind our back then, and sends messages of the next one with
@@ -136,8 +136,11 @@ send_all(KafkaSink *sink, const OiSinkEvent *events, int n, TimestampTz deadline
 {
 	for (int i = 0; i < n; i++)
 	{
-		rd_kafka_resp_err_t code = kafka_send(sink, &events[i], i);
+		rd_kafka_resp_err_t code;
 
+		if (events[i].reason != NULL)
+			continue;
+		code = kafka_send(sink, &events[i], i);
 		if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
 		{
 			sink->inbox->answers[i] = code;
@@ -269,8 +272,8 @@ examine(KafkaSink *sink, OiSinkEvent *events, int n, TimestampTz deadline)
 		any |= suspects[i];
 		by_size &= !suspects[i] || sink->inbox->answers[i] == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
 	}
-	if (!any)
-		memset(suspects, true, sizeof(bool) * n);
+	for (int i = 0; i < n && !any; i++)
+		suspects[i] = events[i].reason == NULL;
 	kafka_close(sink, KAFKA_END_HANDLES);
 	while ((which = largest(events, suspects, n)) >= 0 &&
 		   (failed == 0 || GetCurrentTimestamp() < deadline))
@@ -335,10 +338,26 @@ blame(KafkaSink *sink, OiSinkEvent *events, int n, rd_kafka_error_t *error, Time
 }
 
 /*
- * Deliver events in a transaction.
+ * The indexes of the events that were set aside, each between commas.
  */
-void
-kafka_deliver_transaction(KafkaSink *sink, OiSinkEvent *events, int n, TimestampTz deadline)
+static char *
+list_aside(const OiSinkEvent *events, int n)
+{
+	StringInfoData list;
+
+	initStringInfo(&list);
+	for (int i = 0; i < n; i++)
+		if (events[i].reason != NULL)
+			appendStringInfo(&list, "%s%d,", list.len == 0 ? "," : "", events[i].index);
+	return list.data;
+}
+
+/*
+ * Send the events that are not set aside, in a transaction.  False: it was aborted,
+ * and others were set aside.
+ */
+static bool
+try_delivery(KafkaSink *sink, OiSinkEvent *events, int n, TimestampTz deadline)
 {
 	rd_kafka_error_t *error = NULL;
 
@@ -347,20 +366,64 @@ kafka_deliver_transaction(KafkaSink *sink, OiSinkEvent *events, int n, Timestamp
 	oi_sink_fault("kafka:begun");
 	if (send_all(sink, events, n, deadline) == n)
 	{
-		kafka_send_marker(sink);
+		char	   *without = list_aside(events, n);
+
+		kafka_send_marker(sink, without);
 		oi_sink_fault("kafka:sent");
 		error = kafka_commit(sink, deadline);
 		oi_sink_fault("kafka:committed");
 		if (error == NULL)
 		{
-			for (int i = 0; i < n; i++)
-				events[i].outcome = OI_SINK_DELIVERED;
 			sink->marker = sink->state->token;
-			return;
+			sink->without = MemoryContextStrdup(sink->state->context, without);
+			return true;
 		}
 	}
 	kafka_abort(sink, deadline);
 	oi_sink_fault("kafka:aborted");
 	blame(sink, events, n, error, deadline);
 	kafka_close(sink, KAFKA_END_HANDLES);
+	return false;
+}
+
+/*
+ * The delivery has been made: say so of all events but those that it was made
+ * without.  These get another number.
+ */
+void
+kafka_note_delivered(const KafkaSink *sink, OiSinkEvent *events, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		char		index[16];
+
+		snprintf(index, sizeof(index), ",%d,", events[i].index);
+		if (events[i].reason != NULL)
+			continue;
+		if (strstr(sink->without, index) == NULL)
+			events[i].outcome = OI_SINK_DELIVERED;
+		else
+			events[i].reason = "not taken with the others of its delivery";
+	}
+}
+
+/*
+ * Deliver events in a transaction, without those that are refused.  An event that is
+ * refused while one of its key before it is not delivered would count for nothing.
+ */
+void
+kafka_deliver_transaction(KafkaSink *sink, OiSinkEvent *events, int n, TimestampTz deadline)
+{
+	while (!try_delivery(sink, events, n, deadline))
+	{
+		bool		any_left = false;
+
+		for (int i = 0; i < n; i++)
+			any_left |= events[i].reason == NULL;
+		if (!any_left)
+			return;
+		kafka_check_time(sink, deadline, "deliver what is not refused");
+		kafka_open(sink, deadline);
+	}
+	kafka_note_delivered(sink, events, n);
 }

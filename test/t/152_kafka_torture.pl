@@ -25,7 +25,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $api = 'order_idempotency';
-my $kills = $ENV{OI_KAFKA_KILLS} // 24;
+my $kills = $ENV{OI_KAFKA_KILLS} // 16;
 my $seed = $ENV{OI_SEED} // 152;
 my $node = new_node('kafka_torture', streaming => 1, conf => fault_conf() . "max_worker_processes = 24\n");
 OrderIdempotency::Kafka::require_kafka($node);
