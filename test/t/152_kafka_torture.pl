@@ -6,8 +6,8 @@
 #
 # The full run has 200 kills or more (OI_KAFKA_KILLS=200); by default there are fewer.
 #
-# Bugs that this catches (each was planted): a marker outside of its transaction; a commit
-# of which nothing is known taken for one that was made; no look at the marker at a start.
+# Bugs that this catches: no look at the marker at a start (planted and seen to fail); a marker
+# outside of its transaction; a commit of which nothing is known taken for one that was made.
 
 use strict;
 use warnings;

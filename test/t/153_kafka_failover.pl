@@ -4,7 +4,7 @@
 # lost its last transactions says that Kafka is ahead of it, and goes on.
 #
 # Bugs that this catches: two servers that deliver for one subscription; a former primary
-# that fences its successor; a loss that is papered over.
+# that fences its successor (planted and seen to fail); a loss that is papered over.
 
 use strict;
 use warnings;
