@@ -48,18 +48,20 @@ ready_sink(char **error)
 	if (oi_worker.definitions_changed)
 		oi_sink_stop(&oi_worker.sink);
 	oi_worker.definitions_changed = false;
-	if (oi_worker.sink.started)
-		return true;
-
-	if (!oi_sink_start(&oi_worker.sink, oi_worker.sub, oi_worker.owner, &cursor->token, error))
-		return false;
-	cursor->numbered = oi_worker.sink.state.numbered && oi_worker.sub->parks;
-	oi_worker.receiver = oi_intent_compare(cursor, &oi_worker.sink.state);
-	if (oi_worker.receiver == OI_RECEIVER_AHEAD)
+	if (!oi_worker.sink.started)
 	{
-		report_ahead();
-		cursor->token = oi_worker.sink.state.receiver;
+		if (!oi_sink_start(&oi_worker.sink, oi_worker.sub, oi_worker.owner, &cursor->token, error))
+			return false;
+		oi_worker.receiver = oi_intent_compare(cursor, &oi_worker.sink.state);
+		if (oi_worker.receiver == OI_RECEIVER_AHEAD)
+			report_ahead();
 	}
+
+	/* the cursor may have been loaded anew, and the sink not been started */
+	cursor->numbered = oi_worker.sink.state.numbered && oi_worker.sub->parks;
+	if (oi_worker.sink.state.knows_receiver &&
+		oi_worker.sink.state.receiver.number > cursor->token.number)
+		cursor->token = oi_worker.sink.state.receiver;
 	return true;
 }
 

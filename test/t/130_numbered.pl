@@ -186,5 +186,18 @@ wait_for_end('commit');
 like(slurp_file($node->logfile), qr/receiver of subscription "commit" is ahead of the database/, 'a receiver that is ahead is told of');
 cmp_ok((taken('commit'))[-1][0], '>', $number, 'and numbers go on behind what it has');
 
+# A sink that is not numbered goes without a record before each delivery, also when its
+# worker has loaded everything anew.
+create_sink($node);
+$node->safe_psql('postgres', "SELECT $api.create_subscription('plain', 'files', ARRAY['plain.event'])");
+wait_for_worker($node, 'plain');
+write_events('plain', 3, 1, ['']);
+wait_for_end('plain');
+$node->safe_psql('postgres', qq(SELECT $api.alter_subscription('plain', options => '{"batch_size": 2}')));
+write_events('plain', 3, 1, ['']);
+wait_for_end('plain');
+is($node->safe_psql('postgres', "SELECT token FROM $api.subscription_cursors c JOIN $api.subscriptions s ON s.id = c.subscription WHERE s.name = 'plain'"),
+	0, 'a plain sink has no numbers');
+
 $node->stop;
 done_testing();
