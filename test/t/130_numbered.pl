@@ -188,7 +188,7 @@ cmp_ok((taken('commit'))[-1][0], '>', $number, 'and numbers go on behind what it
 
 # A sink that is not numbered goes without a record before each delivery, also when its
 # worker has loaded everything anew.
-create_sink($node);
+create_sink($node, 'postgres');
 $node->safe_psql('postgres', "SELECT $api.create_subscription('plain', 'files', ARRAY['plain.event'])");
 wait_for_worker($node, 'plain');
 write_events('plain', 3, 1, ['']);
