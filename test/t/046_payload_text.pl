@@ -17,9 +17,13 @@ use Test::More;
 
 my $api = 'order_idempotency';
 my $node = new_drain_node('payloads');
+my $db = 'texts';
 
-subscribe($node, 'audit');
-$node->safe_psql('postgres', <<~"SQL");
+$node->safe_psql('postgres', "CREATE DATABASE $db ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0");
+$node->safe_psql($db, 'CREATE EXTENSION order_idempotency');
+create_sink($node, $db);
+subscribe($node, 'audit', db => $db);
+$node->safe_psql($db, <<~"SQL");
 	CREATE TABLE wanted (n serial, payload jsonb);
 	INSERT INTO wanted (payload) VALUES
 		('{}'), ('[]'), ('null'), ('true'), ('false'), ('0'), ('""'), ('"plain"'), ('-12.340'), ('1e400'), ('1E-7'),
@@ -39,7 +43,7 @@ $node->safe_psql('postgres', <<~"SQL");
 	FROM generate_series(1, 30) i;
 	SELECT count($api.emit_event('test', 'key-' || n, payload)) FROM wanted;
 	SQL
-drained($node, 'audit');
+drained($node, 'audit', $db);
 
 # The member is the last of a line.
 my %found;
@@ -50,7 +54,7 @@ foreach my $line (split /\n/, slurp_file(sink_dir($node) . '/audit.jsonl'))
 
 	$found{$key} = $data;
 }
-my @rows = split /\n/, $node->safe_psql('postgres',
+my @rows = split /\n/, $node->safe_psql($db,
 	q(SELECT 'key-' || n || ' ' || encode(convert_to(payload::text, 'UTF8'), 'hex') FROM wanted ORDER BY n));
 my @wrong;
 foreach my $row (@rows)
