@@ -14,6 +14,7 @@
 
 #include "access/transam.h"
 #include "access/xact.h"
+#include "compat.h"
 #include "cursor.h"
 #include "incarnation.h"
 #include "libpq/pqformat.h"

@@ -93,15 +93,15 @@ sub check
 # Waits until nothing is left to be delivered.
 sub wait_for_end
 {
-	my ($name, $seconds) = @_;
+	my ($name) = @_;
 
-	local $PostgreSQL::Test::Utils::timeout_default = 60 if !$ENV{CI};
-	return $node->poll_query_until('postgres', <<~"SQL") || diag($node->safe_psql('postgres', "SELECT * FROM $api.subscription_status"));
+	ok($node->poll_query_until('postgres', <<~"SQL"), "$name: nothing is left") || diag($node->safe_psql('postgres', "SELECT * FROM $api.subscription_status"));
 		SELECT lag_events = 0 AND parked = 0 AND (c.open_log IS NULL) AND (c.open_failed IS NULL)
 		FROM $api.subscription_status s JOIN $api.subscriptions n USING (name)
 			JOIN $api.subscription_cursors c ON c.subscription = n.id
 		WHERE name = '$name'
 		SQL
+	return;
 }
 
 # Writes events of that many keys, with words from a list that is drawn from.
@@ -188,6 +188,7 @@ cmp_ok((taken('commit'))[-1][0], '>', $number, 'and numbers go on behind what it
 
 # A sink that is not numbered goes without a record before each delivery, also when its
 # worker has loaded everything anew.
+mkdir sink_dir($node) or die;
 create_sink($node, 'postgres');
 $node->safe_psql('postgres', "SELECT $api.create_subscription('plain', 'files', ARRAY['plain.event'])");
 wait_for_worker($node, 'plain');
