@@ -336,7 +336,7 @@ static bool
 is_turn_of_failed(void)
 {
 	if (oi_worker.held.next_due > oi_now() || oi_worker.log_next ||
-		GetCurrentTimestamp() < oi_worker.log_until ||
+		(GetCurrentTimestamp() < oi_worker.log_until && !oi_worker.breaker.open) ||
 		!oi_pace_flush(oi_worker.cursor.lsn))
 	{
 		oi_worker.log_next = false;

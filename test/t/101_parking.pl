@@ -119,7 +119,7 @@ is(scalar(delivered_keys($node, 'refuses')), 50, 'all of it goes out when it tak
 
 # No room for more keys: the subscription waits as a whole, and nothing is lost.
 subscribe_faulty($node, 'room', '{"max_parked_keys": 1, "backoff_min": 3600000}');
-$node->safe_psql('postgres', join '', 'BEGIN;', (map { order_events('room', [ "f-$_", $_ % 2 ? 'retry retry retry' : '' ]) } 1 .. 8),
+$node->safe_psql('postgres', join '', 'BEGIN;', (map { order_events('room', [ "f-$_", $_ % 2 ? 'retry retry' : '' ]) } 1 .. 8),
 	'COMMIT');
 wait_for_sql($node, "SELECT delivered >= 4 FROM $api.subscription_status WHERE name = 'room'", 'others go out');
 wait_for_sql($node, <<~"SQL", 'and no more keys are parked than there may be');

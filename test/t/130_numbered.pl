@@ -131,11 +131,11 @@ foreach my $name ('refuse', 'commit')
 {
 	foreach my $do ('', 'retry', 'reject', 'forget', 'lost', 'error', 'after', 'retry lost after', 'forget forget', 'after error lost')
 	{
-		write_events($name, $do =~ /error|after/ ? 2 : 10, 3, [$do]);
+		write_events($name, $do =~ /error|after/ ? 2 : 4, 3, [$do]);
 	}
 	wait_for_end($name);
 	check($name, "$name, one answer after the other");
-	is($node->safe_psql('postgres', "SELECT count(*) FROM $api.dead_letters WHERE subscription = '$name'"), 10,
+	is($node->safe_psql('postgres', "SELECT count(*) FROM $api.dead_letters WHERE subscription = '$name'"), 4,
 		"$name: what was rejected is a dead letter");
 }
 
