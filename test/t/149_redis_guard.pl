@@ -30,6 +30,7 @@ require_broker(
 	[ 'python3-redis', !system '/usr/bin/python3 -c "import redis, psycopg" 2>/dev/null' ]);
 my $redis = OrderIdempotency::Redis->new('guard', $node->basedir);
 $ENV{DATABASE_URL} = $node->connstr('postgres');
+$ENV{PGCLIENTENCODING} = 'UTF8';	# a database without one has no text for psycopg
 
 # Runs the trial; returns what it counted.
 sub run_trial
