@@ -136,19 +136,6 @@ foreach my $name ('exactly', 'acks')
 	drained($node, $name);
 	all_there($name, "$name: stood still");
 
-	# Fewer replicas than have to be in sync.
-	$kafka->admin('kafka.admin.ConfigCommand', '--alter', '--entity-type', 'topics', '--entity-name', $name,
-		'--add-config', 'min.insync.replicas=2');
-	emit_some($name, 100);
-	wait_for_delivery($name);
-	cmp_ok(end_worker($name), '<', $at_once, "$name: the worker ends while nothing can be stored");
-	isnt($node->safe_psql('postgres', "SELECT lag_events FROM $api.subscription_status WHERE name = '$name'"), '0',
-		"$name: what is not stored is not delivered");
-	$kafka->admin('kafka.admin.ConfigCommand', '--alter', '--entity-type', 'topics', '--entity-name', $name,
-		'--delete-config', 'min.insync.replicas');
-	drained($node, $name);
-	all_there($name, "$name: too few replicas");
-
 	# Cut off in the middle of its answers; each time at another place.
 	foreach my $bytes (1, 40, 90, 200, 400)
 	{
