@@ -1,5 +1,5 @@
-# The sink "kafka" with a broker that is away, killed, frozen, cut off, black-holed or
-# full: promises 4 (no event lost), 6 (order per key) and 7 (exactly once); a worker
+# The sink "kafka" with a broker that is away, killed, frozen, cut off or black-holed:
+# promises 4 (no event lost), 6 (order per key) and 7 (exactly once); a worker
 # that is told to end does so within seconds, whatever its broker does.
 #
 # Bugs that this catches: an answer that did not come taken for one that did; a commit
