@@ -17,10 +17,8 @@
 #include "intent.h"
 #include "miscadmin.h"
 #include "parking.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
-#include "utils/uuid.h"
 
 /* columns that follow those of an event in read_key's query */
 enum
@@ -30,21 +28,6 @@ enum
 	ROW_ATTEMPTS,
 	ROW_NEXT_AT
 };
-
-/* arrays of a query that is run for many events at once */
-typedef struct Rows
-{
-	int			n;
-	Datum	   *keys;
-	Datum	   *positions;
-	Datum	   *ids;
-	Datum	   *states;
-	Datum	   *attempts;
-	Datum	   *next_at;
-	bool	   *no_next_at;
-	Datum	   *reasons;
-	bool	   *no_reason;
-} Rows;
 
 /*
  * When a row may be tried, if it is the first of its key.
@@ -276,188 +259,6 @@ oi_parking_read_open(const OiSubscription *sub, const OiOpen *open, MemoryContex
 }
 
 /*
- * The word for a fate in column state.
- */
-static const char *
-state_of(OiFate fate)
-{
-	return fate == OI_FATE_PARKED ? "parked" : fate == OI_FATE_DEAD ? "dead" : "waiting";
-}
-
-/*
- * Add an event to the arrays.
- */
-static void
-add_row(Rows *rows, const OiSinkEvent *event, const OiEventInfo *info)
-{
-	int			i = rows->n++;
-
-	rows->keys[i] = CStringGetTextDatum(info->key);
-	rows->positions[i] = Int64GetDatum(event->position);
-	rows->ids[i] = UUIDPGetDatum(&event->event_id);
-	rows->states[i] = CStringGetTextDatum(state_of(info->fate));
-	rows->attempts[i] = Int32GetDatum(info->attempts);
-	rows->next_at[i] = TimestampTzGetDatum(info->next_at);
-	rows->no_next_at[i] = info->fate != OI_FATE_PARKED;
-	rows->no_reason[i] = info->fate == OI_FATE_WAITING || info->reason == NULL;
-	rows->reasons[i] = rows->no_reason[i] ? (Datum) 0 : CStringGetTextDatum(info->reason);
-}
-
-/*
- * Arrays of the events of a batch that have one of the fates.
- */
-static Rows *
-rows_of(const OiBatch *batch, int fates)
-{
-	Rows	   *rows = palloc0(sizeof(Rows));
-	Size		size = sizeof(Datum) * (batch->n + 1);
-
-	rows->keys = palloc(size);
-	rows->positions = palloc(size);
-	rows->ids = palloc(size);
-	rows->states = palloc(size);
-	rows->attempts = palloc(size);
-	rows->next_at = palloc(size);
-	rows->reasons = palloc(size);
-	rows->no_next_at = palloc(batch->n + 1);
-	rows->no_reason = palloc(batch->n + 1);
-	for (int i = 0; i < batch->n; i++)
-		if (fates & (1 << batch->info[i].fate))
-			add_row(rows, &batch->events[i], &batch->info[i]);
-	return rows;
-}
-
-/*
- * A one-dimensional array as a value.
- */
-static Datum
-array_datum(Datum *elems, bool *nulls, int n, Oid type)
-{
-	int			lower = 1;
-
-	switch (type)
-	{
-		case TEXTOID:
-			return PointerGetDatum(construct_md_array(elems, nulls, 1, &n, &lower,
-													  TEXTOID, -1, false, TYPALIGN_INT));
-		case UUIDOID:
-			return PointerGetDatum(construct_md_array(elems, nulls, 1, &n, &lower,
-													  UUIDOID, UUID_LEN, false, TYPALIGN_CHAR));
-		case INT4OID:
-			return PointerGetDatum(construct_md_array(elems, nulls, 1, &n, &lower,
-													  INT4OID, 4, true, TYPALIGN_INT));
-		default:
-			return PointerGetDatum(construct_md_array(elems, nulls, 1, &n, &lower,
-													  type, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	}
-}
-
-/* parameters of the queries that insert and update */
-static Oid	row_types[] = {INT4OID, TEXTARRAYOID, INT8ARRAYOID, UUIDARRAYOID,
-TEXTARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID};
-
-#define ROW_ARRAYS \
-	" ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4)," \
-	" pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8))" \
-	" AS t(key, position, event_id, state, attempts, next_at, reason)"
-
-#define FAILED_AT \
-	"CASE WHEN t.state OPERATOR(pg_catalog.<>) 'waiting' THEN pg_catalog.clock_timestamp() END"
-
-/*
- * Run one of them.  All of the rows have to be there.
- */
-static void
-run_for_rows(SPIPlanPtr plan, const OiSubscription *sub, const Rows *rows)
-{
-	Datum		values[lengthof(row_types)];
-
-	values[0] = Int32GetDatum(sub->id);
-	values[1] = array_datum(rows->keys, NULL, rows->n, TEXTOID);
-	values[2] = array_datum(rows->positions, NULL, rows->n, INT8OID);
-	values[3] = array_datum(rows->ids, NULL, rows->n, UUIDOID);
-	values[4] = array_datum(rows->states, NULL, rows->n, TEXTOID);
-	values[5] = array_datum(rows->attempts, NULL, rows->n, INT4OID);
-	values[6] = array_datum(rows->next_at, rows->no_next_at, rows->n, TIMESTAMPTZOID);
-	values[7] = array_datum(rows->reasons, rows->no_reason, rows->n, TEXTOID);
-	oi_drain_execute(plan, values, NULL, false);
-	if (SPI_processed != (uint64) rows->n)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("%d events of subscription \"%s\" failed, and " UINT64_FORMAT " were found",
-						rows->n, sub->name, SPI_processed)));
-}
-
-/*
- * Copy events of the log that failed, and those behind them.  One that has a row
- * already (it was read again, after a crash or a seek) keeps that.
- */
-static void
-insert_rows(const OiSubscription *sub, const Rows *rows)
-{
-	static SPIPlanPtr plan = NULL;
-
-	if (rows->n == 0)
-		return;
-	run_for_rows(oi_drain_plan(&plan,
-							   "INSERT INTO order_idempotency.failed_events AS f"
-							   " SELECT $1, l.position, " OI_EVENT_COLUMNS
-							   ", t.state, t.attempts, t.next_at, t.reason, " FAILED_AT
-							   " FROM" ROW_ARRAYS
-							   " JOIN order_idempotency.outbox l"
-							   " ON l.position OPERATOR(pg_catalog.=) t.position"
-							   " AND l.event_id OPERATOR(pg_catalog.=) t.event_id"
-							   " ON CONFLICT (subscription, key, position)"
-							   " DO UPDATE SET position = f.position",
-							   lengthof(row_types), row_types),
-				 sub, rows);
-}
-
-/*
- * Note another failure of events that failed before.
- */
-static void
-update_rows(const OiSubscription *sub, const Rows *rows)
-{
-	static SPIPlanPtr plan = NULL;
-
-	if (rows->n == 0)
-		return;
-	run_for_rows(oi_drain_plan(&plan,
-							   "UPDATE order_idempotency.failed_events AS f SET"
-							   " state = t.state, attempts = t.attempts, next_at = t.next_at,"
-							   " reason = t.reason, failed_at = " FAILED_AT
-							   " FROM" ROW_ARRAYS
-							   " WHERE f.subscription OPERATOR(pg_catalog.=) $1"
-							   " AND f.key OPERATOR(pg_catalog.=) t.key"
-							   " AND f.position OPERATOR(pg_catalog.=) t.position"
-							   " AND f.event_id OPERATOR(pg_catalog.=) t.event_id",
-							   lengthof(row_types), row_types),
-				 sub, rows);
-}
-
-/*
- * Delete what was delivered in the end.
- */
-static void
-delete_rows(const OiSubscription *sub, const Rows *rows)
-{
-	static SPIPlanPtr plan = NULL;
-
-	if (rows->n == 0)
-		return;
-	run_for_rows(oi_drain_plan(&plan,
-							   "DELETE FROM order_idempotency.failed_events AS f"
-							   " USING" ROW_ARRAYS
-							   " WHERE f.subscription OPERATOR(pg_catalog.=) $1"
-							   " AND f.key OPERATOR(pg_catalog.=) t.key"
-							   " AND f.position OPERATOR(pg_catalog.=) t.position"
-							   " AND f.event_id OPERATOR(pg_catalog.=) t.event_id",
-							   lengthof(row_types), row_types),
-				 sub, rows);
-}
-
-/*
  * Find the heads of all keys of a batch of events that had failed.  Events of
  * a key are beside each other; the first of known fate is its head, or was.
  */
@@ -493,7 +294,7 @@ hold_keys(const OiSubscription *sub, const OiBatch *batch, OiHeld *held)
 		if (info->fate == OI_FATE_PARKED || info->fate == OI_FATE_WAITING ||
 			(info->fate == OI_FATE_DEAD && sub->hold_dead))
 			oi_held_add(held, info->key, batch->events[i].position,
-						due_time(state_of(info->fate), info->next_at));
+						due_time(oi_parking_state(info->fate), info->next_at));
 	}
 }
 
@@ -509,13 +310,13 @@ oi_parking_record(const OiSubscription *sub, const OiBatch *batch, OiHeld *held)
 		return;
 	if (batch->failed)
 	{
-		delete_rows(sub, rows_of(batch, 1 << OI_FATE_DELIVERED));
-		update_rows(sub, rows_of(batch, failed));
+		oi_parking_delete(sub, batch, 1 << OI_FATE_DELIVERED);
+		oi_parking_update(sub, batch, failed);
 		find_heads(sub, batch, held);
 	}
 	else
 	{
-		insert_rows(sub, rows_of(batch, failed | 1 << OI_FATE_WAITING));
+		oi_parking_insert(sub, batch, failed | 1 << OI_FATE_WAITING);
 		hold_keys(sub, batch, held);
 	}
 }
