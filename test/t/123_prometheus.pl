@@ -57,7 +57,7 @@ if (!found($exporter))
 	exit;
 }
 
-my $node = new_drain_node('prometheus');
+my $node = new_drain_node('prometheus', conf => "order_idempotency.max_retained = 1GB\n");
 subscribe($node, 'audit');
 $node->safe_psql('postgres', <<~"SQL");
 	CREATE ROLE watcher LOGIN;
@@ -114,6 +114,9 @@ my %expected = (
 	"${api}_subscription_working{subscription=\"audit\"}" => 1,
 	(map { ("${api}_subscription_${_}{subscription=\"audit\"}" => 0) }
 		qw(lag_events lag_bytes lag_seconds in_flight parked dead paused disarmed)),
+	"${api}_held_overdue_seconds{subscription=\"audit\"}" => 0,
+	"${api}_store_limit_bytes{store=\"keys\"}" => 0,
+	"${api}_store_limit_bytes{store=\"outbox\"}" => "1.073741824e+09",
 	"${api}_deliveries_delivered{subscription=\"audit\"}" => 5,
 	"${api}_deliveries_latency_count{subscription=\"audit\"}" => 5,
 	"${api}_deliveries_latency_bucket{subscription=\"audit\",le=\"+Inf\"}" => 5,
