@@ -100,4 +100,5 @@ def main():
     getattr(Connection(**json.loads(connection)), command)(**json.loads(argument))
 
 
-main()
+if __name__ == "__main__":
+    main()
