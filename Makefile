@@ -126,11 +126,20 @@ bench:
 	@$(top)/scripts/private bench bench/run $(bench_options)
 	@$(top)/bench/publish $(top)/build/bench/work/results $(top)/bench/README.md
 
-bench_options = $(if $(BENCH_ROUNDS),--rounds "$(BENCH_ROUNDS)") \
-	$(if $(BENCH_SECONDS),--seconds "$(BENCH_SECONDS)") \
+any_bench_options = $(if $(BENCH_ROUNDS),--rounds "$(BENCH_ROUNDS)") \
 	$(if $(BENCH_EVENTS),--events "$(BENCH_EVENTS)") \
-	$(if $(ONLY),--only "$(ONLY)") $(if $(GROWTH),--growth "$(GROWTH)") \
+	$(if $(ONLY),--only "$(ONLY)") \
 	--commit "$$(git -C $(top) describe --always --dirty 2>/dev/null || echo unknown)"
+bench_options = $(any_bench_options) $(if $(BENCH_SECONDS),--seconds "$(BENCH_SECONDS)") \
+	$(if $(GROWTH),--growth "$(GROWTH)")
+
+## make bench-sinks     measure each sink beside its client library alone, with real brokers.
+##                      ONLY="kafka kafka_acks rabbitmq redis nats http file" chooses,
+##                      BENCH_ROUNDS=5, BENCH_EVENTS=200000
+bench-sinks:
+	@$(top)/scripts/setup bench
+	@$(top)/scripts/private bench-sinks bench/run-sinks $(any_bench_options)
+	@$(top)/bench/publish $(top)/build/bench-sinks/work/results $(top)/bench/README.md
 
 ## make check-static    format, cppcheck, shellcheck, symbols, versions, schedules
 check-static:
@@ -150,7 +159,7 @@ distclean: clean-private
 clean-private:
 	@$(top)/scripts/private --clean
 
-.PHONY: help setup bench test demo demo-stop check-static indent checkver clean-private
+.PHONY: help setup bench bench-sinks test demo demo-stop check-static indent checkver clean-private
 ifeq (,$(pgxs))
 .PHONY: clean distclean
 endif

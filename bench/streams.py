@@ -191,9 +191,11 @@ class Streams:
         return self.connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()[0]
 
     @contextlib.contextmanager
-    def subscribed(self, name, server="accepts"):
+    def subscribed(self, name, server="accepts", topic=None, options=None):
         """A subscription to what comes from now on, for a while."""
-        self.connection.execute("SELECT order_idempotency.create_subscription(%s, %s)", [name, server])
+        self.connection.execute(
+            "SELECT order_idempotency.create_subscription(%s, %s, topic => %s, options => %s::jsonb)",
+            [name, server, topic, options])
         try:
             yield Subscription(self.connection, name)
         finally:
@@ -201,10 +203,22 @@ class Streams:
 
     def deliver_all(self, subscription):
         """Have it begin at the log's beginning, until it has been through what was there at first."""
+        return self.deliver_from(subscription, 0, self.events)
+
+    def deliver_last(self, subscription, events):
+        """Have it deliver so many events, the last that were written by this session or before."""
+        return self.deliver_from(subscription, self.position() - events, events)
+
+    def position(self):
+        """The last position in the log."""
+        return self.connection.execute("SELECT last_value FROM order_idempotency.outbox_position").fetchone()[0]
+
+    def deliver_from(self, subscription, position, events):
+        """Have it begin behind a position, until it has delivered so many events."""
         before, cpu = subscription.delivered()[0], subscription.cpu()
         begin = self.clock()
-        self.connection.execute("SELECT order_idempotency.seek_to_position(%s, 0)", [subscription.name])
-        wait_for("the drain", lambda: subscription.delivered()[0] >= before + self.events)
+        self.connection.execute("SELECT order_idempotency.seek_to_position(%s, %s)", [subscription.name, position])
+        wait_for("the drain", lambda: subscription.delivered()[0] >= before + events)
         delivered, end = subscription.delivered()
         return Work(delivered - before, end - begin, subscription.cpu() - cpu)
 
