@@ -1,10 +1,12 @@
 # The documentation is true: every example in README.md and docs/ is run and
 # answers what is shown there, every link leads somewhere, and the reference has
 # the signature of each function, each setting with its default and bounds, each
-# column of each table, view and type.
+# column of each table, view and type; and each case in docs/why.md is shown by a
+# test that is there and has the check that is named.
 #
 # Bugs that this catches: an example that was written and never run; a setting,
-# column or argument that was renamed or added in the code alone.
+# column or argument that was renamed or added in the code alone; a test that was
+# taken away, or whose check was, while the page still names it.
 #
 # docs/writing-a-sink.md has a test of its own (041_writing_a_sink.pl).
 #
@@ -277,7 +279,7 @@ foreach my $page (@pages)
 	end_session($s);
 	is(join("\n", @wrong), '', "$name: all $count examples are true");
 	cmp_ok($count, '>', 10, "$name has examples")
-	  if $page !~ m{/docs/(README|writing-a-sink)\.md$};
+	  if $page !~ m{/docs/(README|why|writing-a-sink)\.md$};
 	$node->safe_psql('postgres', "DROP DATABASE $database");
 }
 
@@ -329,6 +331,61 @@ is_deeply([ anchors("# A b, c!\n## `x_y`\n### x_y\n") ],
 is(join(' ', dead_links($_)),
 	'', File::Spec->abs2rel($_, $top) . ': every link leads somewhere')
   foreach @pages;
+
+# -- the tests that docs/why.md names -------------------------------------------
+
+# What a test says that it checks: of an isolation spec its comments, of others
+# all but these.
+sub checks_of
+{
+	my ($file) = @_;
+	my @lines = split /\n/, slurp_file($file);
+
+	return join "\n", $file =~ /\.spec$/ ? grep { /^# / } @lines : grep { !/^\s*(#|--)/ } @lines;
+}
+
+# What is wrong with the cases of a page: each needs a test, and each test a check
+# that it has.
+sub unshown
+{
+	my ($page, $text) = @_;
+	my @wrong;
+
+	$text =~ s/^```.*?^```$//gms;
+	my (undef, @cases) = split /^### /m, $text =~ s/^## /### ## /gmr;
+	foreach my $case (grep { !/^## / } @cases)
+	{
+		my ($title, $tests) = $case =~ /\A([^\n]*)\n.*\*\*Shown by\*\*(.*)/s;
+		my $count = 0;
+
+		push(@wrong, $case =~ s/\n.*//sr . ': shown by nothing'), next if !defined $tests;
+		while ($tests =~ /\]\(([^)]+)\):((?:,?\s*"[^"]+")+)/g)
+		{
+			my ($file, $names) = (dirname($page) . "/$1", $2);
+
+			$count++;
+			foreach my $name ($names =~ /"([^"]+)"/g)
+			{
+				push @wrong, "$title: $file has no \"$name\""
+				  if !-e $file || index(checks_of($file), $name) < 0;
+			}
+		}
+		push @wrong, "$title: a test without a check, or none"
+		  if !$count || $count != (() = $tests =~ /\]\(/g);
+	}
+	return @wrong;
+}
+
+my $why = "$top/docs/why.md";
+my $this = '**Shown by** [050_docs](../test/t/050_docs.pl)';
+
+is(unshown($why, "### One\n$this: \"another value is found\".\n"), 0, 'a case with a check that is there');
+is(unshown($why, "### One\n$this: \"another value is " . 'lost".' . "\n"), 1, 'a check that is not there is found');
+is(unshown($why, "### One\n$this.\n"), 1, 'a test without a check is found');
+is(unshown($why, "### One\n**Shown by** [gone](../test/t/gone.pl): \"x\".\n"), 1, 'a test that is gone is found');
+is(unshown($why, "### One\n\n### Two\n$this: \"another value is found\".\n"), 1, 'a case without a test is found');
+is(join("\n", unshown($why, slurp_file($why))), '', 'docs/why.md: every case is shown by a test that is there');
+cmp_ok(() = slurp_file($why) =~ /^### /mg, '>', 25, 'of which there are many');
 
 # -- the reference and the catalogs ---------------------------------------------
 
