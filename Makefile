@@ -154,12 +154,22 @@ indent:
 checkver:
 	@$(top)/scripts/checkver $(EXTVERSION)
 
+## make deb             build Debian packages, for each PostgreSQL that can be built
+##                      with here, into build/deb
+deb:
+	@$(top)/scripts/setup
+	@$(top)/scripts/deb
+
+## make dist            make the archive for PGXN of what is committed, in build/
+dist:
+	@$(top)/scripts/dist
+
 ## make distclean       remove build/ too, after stopping what runs there
 distclean: clean-private
 clean-private:
 	@$(top)/scripts/private --clean
 
-.PHONY: help setup bench bench-sinks test demo demo-stop check-static indent checkver clean-private
+.PHONY: help setup bench bench-sinks test demo demo-stop check-static indent checkver deb dist clean-private
 ifeq (,$(pgxs))
 .PHONY: clean distclean
 endif
