@@ -117,9 +117,13 @@ sub _reaped
 
 	return 1 if !$self->{pid} || !$running{ $self->{pid} };
 	return 0 if waitpid($self->{pid}, POSIX::WNOHANG()) == 0;
+	$self->{status} = $?;
 	delete $running{ $self->{pid} };
 	return 1;
 }
+
+# How it ended.
+sub status { return $_[0]->{status} }
 
 # Is it at work?
 sub is_running { return !$_[0]->_reaped }

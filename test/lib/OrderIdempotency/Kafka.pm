@@ -155,12 +155,9 @@ sub allow
 sub records
 {
 	my ($self, $topic, %opt) = @_;
-	my $level = $opt{level} // 'read_committed';
 	my $out = "$self->{dir}/records";
 
-	system("timeout 120 kcat -C -q -e -J -b 127.0.0.1:$self->{port} -t '$topic' -o beginning "
-		  . "-X isolation.level=$level -X enable.partition.eof=true >$out 2>$out.err") == 0
-	  or die "kcat: " . slurp_file("$out.err");
+	$self->records_to_file($topic, $out, %opt);
 	my $decoder = JSON::PP->new->utf8;
 	my @records = map { $decoder->decode($_) } split /\n/, slurp_file($out);
 
@@ -176,6 +173,18 @@ sub records
 		$record->{headers} = \%headers;
 	}
 	return @records;
+}
+
+# The same in a file, as kcat writes them.
+sub records_to_file
+{
+	my ($self, $topic, $out, %opt) = @_;
+	my $level = $opt{level} // 'read_committed';
+
+	system("timeout 120 kcat -C -q -e -J -b 127.0.0.1:$self->{port} -t '$topic' -o beginning "
+		  . "-X isolation.level=$level -X enable.partition.eof=true >$out 2>$out.err") == 0
+	  or die "kcat: " . slurp_file("$out.err");
+	return;
 }
 
 1;

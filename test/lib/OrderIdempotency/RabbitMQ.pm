@@ -114,6 +114,18 @@ sub declare
 	return;
 }
 
+# Takes all messages out of a queue that nobody writes to any more, into a file, as the client writes them.
+sub drain_to_file
+{
+	my ($self, $queue, $file) = @_;
+	my $err = '';
+
+	run([ 'python3', $client, encode_json({ port => $self->port + 0 }), 'drain', encode_json({ queue => $queue }) ],
+		'<', '/dev/null', '>', $file, '2>', \$err)
+	  or die "amqp_client.py drain: $err";
+	return;
+}
+
 # Takes all messages out of a queue.
 sub take_all
 {
