@@ -9,6 +9,11 @@
  * affected.  A prepared transaction needs nothing: the server always flushes
  * PREPARE and COMMIT PREPARED.
  *
+ * A transaction that wrote nothing answered by what others have committed, and
+ * a commit whose wait for the synchronous standbys was broken off, by a crash or by
+ * termination, is visible all the same.  So it waits for them, too: what a client
+ * was told must outlive a failover, also where it was a repeat.
+ *
  * After the commit: the subscriptions' workers in this database are woken if
  * an event was written, and maintenance hears of a payment deadline that is
  * earlier than what it knows.  COMMIT PREPARED comes without that call, as would
@@ -19,7 +24,9 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "miscadmin.h"
+#include "replication/syncrep.h"
 #include "tcop/utility.h"
 #include "utils/guc.h"
 
@@ -27,7 +34,8 @@
 #include "shmem.h"
 #include "xact.h"
 
-/* has this transaction written through us?  an event?  a deadline, and when? */
+/* has this transaction asked us?  written through us?  an event?  a deadline, and when? */
+static bool asked = false;
 static bool wrote = false;
 static bool wrote_event = false;
 static TimestampTz earliest_deadline = OI_NEVER;
@@ -42,11 +50,31 @@ raise_synchronous_commit(void)
 								 GUC_ACTION_LOCAL, true, 0, false);
 }
 
-/* Forgets what the transaction has written. */
+/*
+ * Waits until the synchronous standbys have all that this transaction can have seen,
+ * where its own commit does not: without a transaction id that waits for nothing, and
+ * with one of the user's only as long as the session's setting says.
+ *
+ * A commit is flushed before it is visible.  Where there are no such standbys this costs
+ * nothing; cancel ends it with a warning, as it ends the wait of a commit.
+ */
+static void
+wait_for_what_was_seen(void)
+{
+	if (!asked || (wrote && TransactionIdIsValid(GetTopTransactionIdIfAny())))
+		return;
+
+	raise_synchronous_commit();
+	HOLD_INTERRUPTS();
+	SyncRepWaitForLSN(GetFlushRecPtr(NULL), true);
+	RESUME_INTERRUPTS();
+}
+
+/* Forgets what the transaction has asked and written. */
 static void
 forget(void)
 {
-	wrote = wrote_event = false;
+	asked = wrote = wrote_event = false;
 	earliest_deadline = OI_NEVER;
 }
 
@@ -62,6 +90,10 @@ xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_PRE_COMMIT:
 			if (wrote)
 				raise_synchronous_commit();
+			wait_for_what_was_seen();
+			break;
+		case XACT_EVENT_PRE_PREPARE:
+			wait_for_what_was_seen();
 			break;
 		case XACT_EVENT_COMMIT:
 			forget();
@@ -87,8 +119,8 @@ oi_xact_init(void)
 }
 
 /*
- * Where a write begins: refuses to go on where the server would refuse a write,
- * and makes the installation one that is in use.
+ * Where a call begins that may write: refuses to go on where the server would refuse a
+ * write, and makes the installation one that is in use.
  */
 void
 oi_xact_check_writable(const char *command)
@@ -97,6 +129,7 @@ oi_xact_check_writable(const char *command)
 	PreventCommandIfParallelMode(command);
 	PreventCommandDuringRecovery(command);
 	oi_incarnation_adopt();
+	asked = true;
 }
 
 /* Called before each write to one of our tables. */

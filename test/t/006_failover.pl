@@ -4,8 +4,9 @@
 # acknowledged is lost, also where a session runs with synchronous_commit = off.
 #
 # Bugs that this catches: raising synchronous_commit only to local durability (or
-# by forcing a flush), which does not wait for the standby; writing during
-# recovery; keeping in the primary's memory who holds a key.
+# by forcing a flush), which does not wait for the standby; answering by a commit that the
+# standby does not have (found by test/torture); writing during recovery; keeping in the
+# primary's memory who holds a key.
 
 use strict;
 use warnings;
@@ -92,6 +93,34 @@ ok( $primary->poll_query_until('postgres',
 $standby->start;
 is(join('', $pool->collect_all), "claimed\ncreated\napplied\n1\n",
 	'and are acknowledged when it has them');
+
+# A commit whose session is terminated while it waits is visible, and the standby does not
+# have it.  Who asks again is not answered before it has, or the answer could turn out
+# to be untrue: a repeat, an illegal change, a claim that is replayed.
+$standby->stop;
+$pool->send(0, "BEGIN; SELECT outcome FROM $api.create_order('seen', 1, 'EUR', 'alice');"
+	  . " SELECT outcome FROM $api.claim_key('seen', '[1]'); COMMIT;");
+my $first = $pool->pid(0);
+ok($primary->poll_query_until('postgres',
+		"SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = $first"),
+	'a commit waits for the standby');
+$primary->psql('postgres', "SELECT pg_terminate_backend($first)");
+ok($primary->poll_query_until('postgres',
+		"SELECT count(*) = 1 FROM $api.orders WHERE key = 'seen'"),
+	'and is visible when its session is terminated');
+my @asking = (
+	"SELECT outcome FROM $api.create_order('seen', 1, 'EUR', 'alice');",
+	"SELECT outcome FROM $api.claim_key('seen', '[1]');",
+	"SELECT outcome FROM $api.transition_order('seen', 'completed', on_conflict => 'report');");
+my $again = OrderIdempotency::Sessions->new($primary, scalar @asking, setup => 'SET synchronous_commit = off;');
+$again->send($_, $asking[$_]) foreach 0 .. $#asking;
+my $asking = $again->pids;
+ok($primary->poll_query_until('postgres', "SELECT count(*) = " . @asking . " FROM pg_stat_activity"
+		  . " WHERE pid IN ($asking) AND wait_event = 'SyncRep'"),
+	'whoever is answered by it waits, too');
+$standby->start;
+is(join('', $again->collect_all), "replayed\nreplayed\nillegal\n", 'and is answered when the standby has it');
+$pool = OrderIdempotency::Sessions->new($primary, 2, setup => 'SET order_idempotency.in_flight_wait = -1;');
 
 # The primary dies.  One request had its answer, one had not.
 is($pool->run(0, "SELECT outcome FROM $api.claim_key('acknowledged', '[1]');"),
