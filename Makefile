@@ -104,10 +104,19 @@ setup:
 	@$(top)/scripts/setup
 
 ## make test            build and run every test on servers of its own, in build/
-##                      KIND="regress pgtap isolation tap examples" and TESTS="name ..."
+##                      KIND="regress pgtap isolation tap examples torture" and TESTS="name ..."
 ##                      choose some of them
 test:
 	@$(top)/scripts/private test scripts/run-tests
+
+## make torture         32 clients, every sink, a primary and its standby, and faults of many
+##                      kinds; then a checker. SEED=, FAULTS=100, SECONDS=, SINKS="file http ..."
+torture:
+	@$(top)/scripts/private torture test/torture/run $(torture_options)
+
+torture_options = $(if $(SEED),--seed "$(SEED)") $(if $(FAULTS),--faults "$(FAULTS)") \
+	$(if $(filter-out 0,$(SECONDS)),--seconds "$(SECONDS)") $(if $(SINKS),--sinks "$(SINKS)") \
+	--commit "$$(git -C $(top) describe --always --dirty 2>/dev/null || echo unknown)"
 
 ## make demo            play ten thousand order requests, with crashes; leaves its server up
 demo:
@@ -169,7 +178,7 @@ distclean: clean-private
 clean-private:
 	@$(top)/scripts/private --clean
 
-.PHONY: help setup bench bench-sinks test demo demo-stop check-static indent checkver deb dist clean-private
+.PHONY: help setup bench bench-sinks test torture demo demo-stop check-static indent checkver deb dist clean-private
 ifeq (,$(pgxs))
 .PHONY: clean distclean
 endif

@@ -39,7 +39,13 @@ class ServerError(Exception):
 
 
 class Server:
-    """The demo's server, found by its working and socket directories."""
+    """The demo's server, found by its working and socket directories.
+
+    The torture run makes servers of its own of this (test/torture/cluster.py).
+    """
+
+    configuration = CONFIGURATION
+    start_deadline = START_DEADLINE
 
     def __init__(self, bindir, workdir, sockets):
         self.bindir = bindir
@@ -83,7 +89,7 @@ class Server:
             run([self.program("initdb"), "-D", self.data, "-U", "postgres",
                  "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"], log)
         with open(os.path.join(self.data, "postgresql.conf"), "a", encoding="utf-8") as conf:
-            conf.write(CONFIGURATION.format(sockets=self.sockets, port=self.port))
+            conf.write(self.configuration.format(sockets=self.sockets, port=self.port))
 
     def start(self):
         """Start the postmaster, and again until it is up.
@@ -91,7 +97,7 @@ class Server:
         After a kill -9 the first attempts may fail: as long as an orphaned
         backend of the former postmaster lives, the new one refuses to start.
         """
-        deadline = time.monotonic() + START_DEADLINE
+        deadline = time.monotonic() + self.start_deadline
         self._launch()
         while not self.is_up():
             if time.monotonic() > deadline:
@@ -104,9 +110,16 @@ class Server:
         """Start the postmaster in a session of its own, to outlive the demo."""
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [self.program("postgres"), "-D", self.data],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True)
+                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True, env=self.environment())
+
+    def command(self):
+        """The postmaster's command."""
+        return [self.program("postgres"), "-D", self.data]
+
+    def environment(self):
+        """The postmaster's environment; None: ours."""
+        return None
 
     def is_up(self):
         """Does it accept connections?"""

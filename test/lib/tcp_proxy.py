@@ -9,6 +9,7 @@ one a line, each answered by "ok":
                 are accepted all the same
     deaf        hand on what clients send, and swallow the answers
     stall       read no more: what is sent stays in the kernels' buffers
+    slow N      hand on no more than about N bytes a second, each way of a connection
     cut N       when N more bytes of answers have been handed on, reset the
                 connection in the middle of what is there
     drop        reset all connections
@@ -21,11 +22,13 @@ import socket
 import struct
 import sys
 import threading
+import time
 
 port, target = int(sys.argv[1]), int(sys.argv[2])
 lock = threading.Condition()
 mode = "pass"
 cut_after = None
+rate = 0
 handed_on = 0
 pairs = set()
 listener = None
@@ -43,6 +46,16 @@ def reset(pair):
     pairs.discard(pair)
 
 
+def send(data, to):
+    """Write data, as slowly as the mode says."""
+    while data and mode == "slow":
+        piece = max(1, rate // 20)
+        to.sendall(data[:piece])
+        data = data[piece:]
+        time.sleep(0.05)
+    to.sendall(data)
+
+
 def hand_on(data, answer, to, pair):
     """Treat data as the mode says; False: the connection is over."""
     global cut_after, handed_on
@@ -57,7 +70,7 @@ def hand_on(data, answer, to, pair):
         if answer:
             handed_on += len(data)
     try:
-        to.sendall(data)
+        send(data, to)
     except OSError:
         over = True
     if over:
@@ -132,7 +145,7 @@ def refuse():
 
 def command(word, *arguments):
     """Carry out a command; returns the answer."""
-    global mode, cut_after
+    global mode, cut_after, rate
     if word == "count":
         return f"ok {handed_on}"
     if word == "cut":
@@ -143,6 +156,8 @@ def command(word, *arguments):
     elif word == "refuse":
         refuse()
     else:
+        if word == "slow":
+            rate = int(arguments[0])
         was, mode = mode, word
         if word == "pass":
             listen()

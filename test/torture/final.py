@@ -1,0 +1,118 @@
+"""The end of a run: until all is quiet, and what is measured then.
+
+final.json, for the checker:
+
+    processes_begin, processes_end
+                    each process of ours: pid, kind, rss_anon (bytes), descriptors
+    sizes           of the tables, in bytes
+    subscription_status
+    snapshots       sessions and prepared transactions that hold old rows
+    not_quiet       what did not come to rest in time, if anything
+"""
+
+import os
+
+# What has to be empty, or zero, when all is quiet.
+QUIET = """
+SELECT 'events before ' || name || ': ' || lag_events FROM order_idempotency.subscription_status
+WHERE lag_events > 0
+UNION ALL
+SELECT 'parked events of ' || subscription || ': ' || count(*)
+FROM order_idempotency.parked_events GROUP BY subscription
+UNION ALL
+SELECT 'deadlines that are over: ' || count(*) FROM order_idempotency.payment_deadlines
+WHERE due_at < clock_timestamp() - interval '3 s' HAVING count(*) > 0
+UNION ALL
+SELECT 'prepared transactions: ' || count(*) FROM pg_prepared_xacts HAVING count(*) > 0"""
+
+PROCESSES = """
+SELECT pid, backend_type, COALESCE((SELECT name FROM order_idempotency.subscription_status s
+                                    WHERE s.pid = a.pid), '')
+FROM pg_stat_activity a WHERE backend_type LIKE 'order\\_idempotency%' ORDER BY 2, 3"""
+
+SIZES = """
+SELECT c.relname, pg_total_relation_size(c.oid)
+FROM pg_class c WHERE c.relnamespace = 'order_idempotency'::regnamespace AND c.relkind = 'r'
+ORDER BY 1"""
+
+SNAPSHOTS = """
+SELECT pid, backend_type, application_name, state, backend_xmin::text, xact_start::text
+FROM pg_stat_activity
+WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid()
+  AND backend_type NOT IN ('walsender', 'autovacuum worker')"""
+
+
+def finish_prepared(cluster):
+    """Do with prepared transactions that clients left what their names say."""
+    for gid, in cluster.execute("SELECT gid FROM pg_prepared_xacts"):
+        command = "COMMIT" if gid.endswith("#commit") else "ROLLBACK"
+        cluster.execute(f"{command} PREPARED '{gid}'")
+
+
+def quiesce(cluster, seconds):
+    """Until nothing is left to be done; what is left when the time is over, by lines."""
+    finish_prepared(cluster)
+    for name, in cluster.execute("SELECT name FROM order_idempotency.subscriptions"):
+        cluster.execute("SELECT order_idempotency.resume_subscription(%s)", (name,))
+    left = []
+
+    def quiet():
+        left[:] = [line for line, in cluster.execute(QUIET)]
+        return not left
+    try:
+        cluster.wait_for("quiet", quiet, seconds)
+    except Exception as error:          # pylint: disable=broad-except
+        return left or [str(error)]
+    return []
+
+
+def measure(cluster):
+    """Processes of ours now."""
+    processes = []
+    for pid, kind, name in cluster.execute(PROCESSES):
+        found = measure_process(pid)
+        if found:
+            processes.append({"pid": pid, "kind": f"{kind} {name}".strip(), **found})
+    return processes
+
+
+def measure_process(pid):
+    """A process's own memory in bytes, and how many descriptors it has; None: it is gone.
+
+    Files of the data directory do not count: the server keeps those that it may need again
+    open, up to max_files_per_process.
+    """
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii") as status:
+            rss, = (int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon:"))
+        data = os.readlink(f"/proc/{pid}/cwd") + "/"
+        return {"rss_anon": rss, "descriptors": sum(
+            not name.startswith(data) for name in descriptors(pid))}
+    except (FileNotFoundError, ProcessLookupError, ValueError):
+        return None
+
+
+def descriptors(pid):
+    """What each descriptor of a process is."""
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            yield os.readlink(f"/proc/{pid}/fd/{number}")
+        except FileNotFoundError:
+            pass                # it was closed
+
+
+def rows(cluster, query):
+    """Rows as objects."""
+    with cluster.connect() as connection:
+        cursor = connection.execute(query)
+        names = [column.name for column in cursor.description]
+        return [dict(zip(names, row)) for row in cursor]
+
+
+def look(cluster, begin, not_quiet):
+    """All of final.json."""
+    return {"processes_begin": begin, "processes_end": measure(cluster),
+            "sizes": dict(cluster.execute(SIZES)), "not_quiet": not_quiet,
+            "subscription_status":
+                rows(cluster, "SELECT * FROM order_idempotency.subscription_status"),
+            "snapshots": rows(cluster, SNAPSHOTS)}
