@@ -62,6 +62,7 @@ class Client(threading.Thread):
         while not self.stopping.is_set():
             step = intents.step(self.seed, self.number, number, self.clients)
             self.stopping.wait(step.pause * self.pause)
+            self.session.look_for_orphans()
             self.perform(step)
             number += 1
         self.session.drop()
@@ -142,10 +143,10 @@ class Client(threading.Thread):
     do_refund = do_cancel
 
     def do_emit(self, step):
-        """An event that nothing guards: asked for once."""
+        """An event that nothing guards: asked for once, and done before the next one."""
         intent = step.intent
         try:
-            run(self.session, step, 1, lambda t: t.call(
+            run(self.session, once(step), 1, lambda t: t.call(
                 "emit_event", type="parcel.tracked", key=intent.key,
                 payload={"n": intent.number}), True)
         except Lost:
@@ -223,7 +224,7 @@ class Client(threading.Thread):
 
 
 def once(step):
-    """The same step with a claim that commits, so that work can follow."""
+    """The same step in a transaction that has committed when it is answered."""
     return intents.replace(step, two_phase=None)
 
 

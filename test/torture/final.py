@@ -12,6 +12,8 @@ final.json, for the checker:
 
 import os
 
+from session import finishing
+
 # What has to be empty, or zero, when all is quiet.
 QUIET = """
 SELECT 'events before ' || name || ': ' || lag_events FROM order_idempotency.subscription_status
@@ -45,8 +47,7 @@ WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid()
 def finish_prepared(cluster):
     """Do with prepared transactions that clients left what their names say."""
     for gid, in cluster.execute("SELECT gid FROM pg_prepared_xacts"):
-        command = "COMMIT" if gid.endswith("#commit") else "ROLLBACK"
-        cluster.execute(f"{command} PREPARED '{gid}'")
+        cluster.execute(finishing(gid))
 
 
 def quiesce(cluster, seconds):

@@ -17,6 +17,9 @@ AGAIN = ("40001", "40P01", "OI002", "55P03", "53100", "53200", "53300", "58030",
 # that end the attempt and are answers
 ANSWERS = ("OI001", "OI003", "OI004", "OI005")
 
+# how often to look for a transaction that may have been prepared
+LOOKS = 20
+
 
 class Lost(Exception):
     """Connection lost, or an error that says: try the whole transaction again."""
@@ -61,6 +64,7 @@ class Session:
         self.connection = None
         self.connections = 0
         self.transactions = 0
+        self.orphans = {}       # names of transactions that may be prepared -> looks left
 
     def get(self):
         """The open connection; Lost where there is none to be had."""
@@ -77,6 +81,20 @@ class Session:
         if self.connection is not None:
             self.connection.close()
         self.connection = None
+
+    def look_for_orphans(self):
+        """Finish transactions of which nobody told whether they were prepared."""
+        for gid, left in list(self.orphans.items()):
+            try:
+                self.get().execute(finishing(gid))
+            except psycopg.errors.UndefinedObject:
+                self.orphans[gid] = left - 1
+                if left > 1:
+                    continue
+            except (psycopg.Error, Lost):
+                self.drop()
+                continue
+            del self.orphans[gid]
 
     def name(self):
         """What tells this connection from others."""
@@ -155,12 +173,13 @@ class Transaction:
         """
         decision = self.step.two_phase
         gid = f"{self.number}#{decision}"
-        command = "COMMIT" if decision == "commit" else "ROLLBACK"
+        self.session.orphans[gid] = LOOKS
         self._send(f"PREPARE TRANSACTION '{gid}'")
+        del self.session.orphans[gid]
         time.sleep(self.step.pause * 0.1)
         for _ in range(200):            # somebody has to, whatever happens
             try:
-                self.session.get().execute(f"{command} PREPARED '{gid}'")
+                self.session.get().execute(finishing(gid))
                 break
             except (psycopg.Error, Lost) as error:
                 if isinstance(error, psycopg.errors.UndefinedObject):
@@ -199,6 +218,12 @@ class Transaction:
             self.connection.execute("ROLLBACK")
         except psycopg.Error:
             self.session.drop()
+
+
+def finishing(gid):
+    """The command that does with a prepared transaction what its name says."""
+    command = "COMMIT" if gid.endswith("#commit") else "ROLLBACK"
+    return f"{command} PREPARED '{gid}'"
 
 
 def statement(function, args):
