@@ -118,6 +118,16 @@ torture_options = $(if $(SEED),--seed "$(SEED)") $(if $(FAULTS),--faults "$(FAUL
 	$(if $(filter-out 0,$(SECONDS)),--seconds "$(SECONDS)") $(if $(SINKS),--sinks "$(SINKS)") \
 	--commit "$$(git -C $(top) describe --always --dirty 2>/dev/null || echo unknown)"
 
+## make torture-mutants bugs are planted one by one, and the torture has to catch each;
+##                      results in test/torture/README.md. MUTANTS="name ...", FAULTS=40 a run
+torture-mutants:
+	+@status=0; $(top)/scripts/private torture test/torture/mutate $(mutants_options) || status=$$?; \
+		$(top)/test/torture/mutate --publish $(top)/build/torture/work/mutants.json \
+			$(top)/test/torture/README.md; exit $$status
+
+mutants_options = $(if $(FAULTS),--faults "$(FAULTS)") $(if $(SEED),--seed "$(SEED)") \
+	--commit "$$(git -C $(top) describe --always --dirty 2>/dev/null || echo unknown)" $(MUTANTS)
+
 ## make demo            play ten thousand order requests, with crashes; leaves its server up
 demo:
 	@$(top)/scripts/private demo examples/demo/run
@@ -178,7 +188,7 @@ distclean: clean-private
 clean-private:
 	@$(top)/scripts/private --clean
 
-.PHONY: help setup bench bench-sinks test torture demo demo-stop check-static indent checkver deb dist clean-private
+.PHONY: torture-mutants help setup bench bench-sinks test torture demo demo-stop check-static indent checkver deb dist clean-private
 ifeq (,$(pgxs))
 .PHONY: clean distclean
 endif

@@ -5,7 +5,8 @@ CONNECTION: port; user, password, virtual_host, ca_file for TLS.
 
     declare     {"exchanges": [[name, type, arguments]],
                  "queues": [[name, arguments]], "bindings": [[queue, exchange, key]],
-                 "delete_exchanges": [name], "delete_queues": [name]}
+                 "delete_exchanges": [name], "delete_queues": [name],
+                 "unbindings": [[queue, exchange, key]]}
     take        {"queue": name}: all messages that are in it, each a line
     drain       {"queue": name}: the same of a queue that nobody writes to any more, faster
 """
@@ -26,7 +27,8 @@ def connect(port, user="guest", password="guest", virtual_host="/", ca_file=None
     return pika.BlockingConnection(parameters).channel()
 
 
-def declare(channel, exchanges=(), queues=(), bindings=(), delete_exchanges=(), delete_queues=()):
+def declare(channel, exchanges=(), queues=(), bindings=(), delete_exchanges=(), delete_queues=(),
+            unbindings=()):
     """Make exchanges, queues and bindings, or remove them."""
     for name in delete_exchanges:
         channel.exchange_delete(name)
@@ -38,6 +40,8 @@ def declare(channel, exchanges=(), queues=(), bindings=(), delete_exchanges=(), 
         channel.queue_declare(name, durable=True, arguments=arguments)
     for queue, exchange, key in bindings:
         channel.queue_bind(queue, exchange, key)
+    for queue, exchange, key in unbindings:
+        channel.queue_unbind(queue, exchange, key)
 
 
 def show(method, properties, body):

@@ -275,6 +275,12 @@ class RabbitMQ(Broker):
             text=True, check=False)
         return None if done.returncode else done.stdout
 
+    def bind(self, bound):
+        """Have the queue get the messages, or not."""
+        what = "bindings" if bound else "unbindings"
+        if self._client("declare", {what: [[f"{TOPIC}-all", TOPIC, "#"]]}) is None:
+            raise BrokerError("rabbitmq did not change its bindings")
+
     def consumer(self):
         return {"port": self.port, "exchange": TOPIC, "queue": f"{TOPIC}-all"}
 

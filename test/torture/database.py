@@ -36,12 +36,13 @@ LIFECYCLE = """
 SELECT from_state, to_state, event_type, ledger_effect
 FROM order_idempotency.current_lifecycle"""
 
-# what holds an old version of a row; standbys and autovacuum come and go by themselves
+# what holds an old version of a row, and not for a moment; standbys and autovacuum are the server's
 SNAPSHOTS = """
 SELECT pid, backend_type, application_name, state, backend_xmin::text, xact_start::text
 FROM pg_stat_activity
 WHERE pid <> pg_backend_pid() AND backend_type NOT IN ('walsender', 'autovacuum worker')
   AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)
+  AND clock_timestamp() - xact_start > interval '5 s'
 UNION ALL
 SELECT NULL, 'prepared transaction', gid, NULL, NULL, prepared::text FROM pg_prepared_xacts"""
 

@@ -183,7 +183,7 @@ def order_of(row, lifecycle):
 class Run:
     """All of it."""
 
-    def __init__(self, directory, info, state, final, calls, faults, received):
+    def __init__(self, directory, info, state, final, calls, faults, received, storms=()):
         self.directory = directory
         self.info = info
         self.state = state
@@ -191,6 +191,7 @@ class Run:
         self.calls = calls
         self.faults = faults
         self.received = received        # sink -> Received
+        self.storms = list(storms)      # what storm.py wrote down
         self.lifecycle = {(a, b): (kind, effect) for a, b, kind, effect in state["lifecycle"]}
         self.orders = {row[0]: order_of(row, self.lifecycle) for row in state["orders"]}
         self.outbox = [Event(*row) for row in state["outbox"]]
@@ -286,6 +287,12 @@ def read_json(directory, name, missing=None):
         return json.load(file)
 
 
+def read_lines(directory, name):
+    """A file of JSON lines, which may not be there."""
+    path = os.path.join(directory, f"{name}.jsonl")
+    return [line for _, line in lines_of(path)] if os.path.exists(path) else []
+
+
 def read_run(directory, state):
     """A run from its directory and the rows of the tables."""
     consumers = os.path.join(directory, "consumers")
@@ -294,9 +301,7 @@ def read_run(directory, state):
         if name.endswith(".jsonl"):
             sink = name.removesuffix(".jsonl")
             received[sink] = read_sink(sink, os.path.join(consumers, name))
-    faults = os.path.join(directory, "faults.jsonl")
     return Run(directory, read_json(directory, "run.json"), state,
                read_json(directory, "final.json", {}),
-               read_calls(os.path.join(directory, "clients")),
-               [line for _, line in lines_of(faults)] if os.path.exists(faults) else [],
-               received)
+               read_calls(os.path.join(directory, "clients")), read_lines(directory, "faults"),
+               received, read_lines(directory, "storms"))

@@ -16,6 +16,7 @@ import time
 import psycopg
 
 from cluster import DATABASE, ServerError
+from storm import storm
 
 # kind -> weight; those of brokers are chosen evenly below their own weight
 SERVER_KINDS = {
@@ -23,12 +24,13 @@ SERVER_KINDS = {
     "kill auxiliary": 6, "kill postmaster": 5, "immediate stop": 4, "fast restart": 3,
     "freeze": 7, "terminate all": 6, "promote": 4, "promote behind": 2, "kill standby": 4,
     "disk full": 4, "drop database": 4, "update extension": 3, "reindex": 5, "vacuum full": 5,
-    "rotate keys": 5, "rotate log": 5, "clock": 4, "pause": 3}
+    "rotate keys": 5, "rotate log": 5, "clock": 4, "pause": 3, "claim storm": 2}
 BROKER_KINDS = {
     "broker killed": 6, "broker restarted": 3, "broker frozen": 4, "broker black hole": 5,
     "broker deaf": 3, "broker stalled": 2, "broker cut": 8, "broker slow": 4, "broker gone": 3,
-    "broker reset": 3}
+    "broker reset": 3, "broker unbound": 2}
 BROKER_SHARE = 0.3
+STORM_SECONDS = 2.0
 
 TABLES = ("orders", "ledger", "payment_deadlines", "outbox_0", "outbox_1", "outbox_2",
           "outbox_3", "claims_0", "claims_1", "claims_2", "claims_3", "failed_events",
@@ -49,14 +51,20 @@ WHERE pid <> pg_backend_pid()
   AND (application_name = 'torture client' OR backend_type = 'order_idempotency worker')"""
 
 
-def plan(seed, brokers):
-    """The faults of a seed, without end: number, kind, target, random numbers."""
+def plan(seed, brokers, chosen=()):
+    """The faults of a seed, without end: number, kind, target, random numbers.
+
+    Of all kinds, or of those that are chosen.
+    """
     rng = random.Random(f"{seed}/faults")
     number = 0
     while True:
         number += 1
         broker = rng.choice(brokers) if brokers and rng.random() < BROKER_SHARE else None
         kinds = BROKER_KINDS if broker else SERVER_KINDS
+        kinds = {k: weight for k, weight in kinds.items() if not chosen or k in chosen}
+        if not kinds:
+            continue            # none of these is chosen
         kind = rng.choices(list(kinds), list(kinds.values()))[0]
         yield number, kind, broker, random.Random(f"{seed}/fault/{number}")
 
@@ -347,6 +355,10 @@ class Faults:
                          "SELECT pg_reload_conf()")
         return f"{ahead} s ahead"
 
+    def claim_storm(self, _rng):
+        """Keys are claimed by many at once, while generations of them come and go."""
+        return storm(self.cluster.primary, self.rundir, STORM_SECONDS)
+
     def pause(self, rng):
         """A subscription is paused, and resumed."""
         name = f"to-{rng.choice(['file', *self.brokers])}"
@@ -416,6 +428,18 @@ class Faults:
     def broker_reset(self, _rng, broker):
         """All connections are reset."""
         broker.proxy.tell("drop")
+
+    def broker_unbound(self, rng, broker):
+        """No queue wants the messages any more, and the broker says so."""
+        if broker.sink != "rabbitmq":
+            raise Nobody(f"{broker.sink} has no bindings")
+        seconds = rng.choice((0.5, 2.0))
+        broker.bind(False)
+        try:
+            time.sleep(seconds)
+        finally:
+            broker.bind(True)
+        return f"{seconds} s"
 
     def broker_cut(self, rng, broker):
         """The connection ends in the middle of an answer."""

@@ -14,6 +14,9 @@ import os
 
 from session import finishing
 
+# seconds in which a worker has to have looked by itself: poll_interval, and some more
+WAKE_UP = 30.0
+
 # What has to be empty, or zero, when all is quiet.
 QUIET = """
 SELECT 'events before ' || name || ': ' || lag_events FROM order_idempotency.subscription_status
@@ -26,6 +29,11 @@ SELECT 'deadlines that are over: ' || count(*) FROM order_idempotency.payment_de
 WHERE due_at < clock_timestamp() - interval '3 s' HAVING count(*) > 0
 UNION ALL
 SELECT 'prepared transactions: ' || count(*) FROM pg_prepared_xacts HAVING count(*) > 0"""
+
+# Workers that rest although the log has something for them that did not fail.
+ASLEEP = """
+SELECT 'asleep before ' || lag_events || ' events: ' || name
+FROM order_idempotency.subscription_status WHERE state = 'idle' AND lag_events > parked"""
 
 PROCESSES = """
 SELECT pid, backend_type, COALESCE((SELECT name FROM order_idempotency.subscription_status s
@@ -41,6 +49,7 @@ SNAPSHOTS = """
 SELECT pid, backend_type, application_name, state, backend_xmin::text, xact_start::text
 FROM pg_stat_activity
 WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid()
+  AND clock_timestamp() - xact_start > interval '5 s'
   AND backend_type NOT IN ('walsender', 'autovacuum worker')"""
 
 
@@ -53,15 +62,21 @@ def finish_prepared(cluster):
 def quiesce(cluster, seconds):
     """Until nothing is left to be done; what is left when the time is over, by lines."""
     finish_prepared(cluster)
+    asleep = lines_left(cluster, ASLEEP, WAKE_UP)
     for name, in cluster.execute("SELECT name FROM order_idempotency.subscriptions"):
         cluster.execute("SELECT order_idempotency.resume_subscription(%s)", (name,))
+    return asleep + lines_left(cluster, QUIET, seconds)
+
+
+def lines_left(cluster, query, seconds):
+    """Wait until a query finds nothing; what it still finds when the time is over."""
     left = []
 
-    def quiet():
-        left[:] = [line for line, in cluster.execute(QUIET)]
+    def nothing():
+        left[:] = [line for line, in cluster.execute(query)]
         return not left
     try:
-        cluster.wait_for("quiet", quiet, seconds)
+        cluster.wait_for("quiet", nothing, seconds)
     except Exception as error:          # pylint: disable=broad-except
         return left or [str(error)]
     return []

@@ -137,3 +137,12 @@ def remembered(run, tally):
             tally.check(row == (attempt, True, call.args.get("response")),
                         f"{scope}/{key}: is {row}, completed by attempt {attempt} "
                         f"({call.where})", call.t1)
+
+
+@rule("storms", "no claim is won twice while generations come and go")
+def storms(run, tally):
+    """What was won in storms of claims."""
+    for storm in run.storms:
+        tally.checked += storm["keys"]
+        for key in storm["doubles"]:
+            tally.add(f"storm {storm['storm']}: key {key} was won twice", storm["t"])

@@ -47,6 +47,14 @@ def behind_dead(run, subscription):
     return states.count("waiting") if "dead" in states else 0
 
 
+@rule("rest", "the run came to rest in its time, and no worker slept before events")
+def rest(run, tally):
+    """What the run found left when it waited for all to be done."""
+    left = run.final.get("not_quiet")
+    if left is not None:
+        tally.check(not left, "; ".join(left))
+
+
 @rule("snapshots", "in the end no transaction is open that holds back the removal of old rows")
 def snapshots(run, tally):
     """What the run found when it was quiet, and what is there now."""

@@ -21,6 +21,10 @@ ANSWERS = ("OI001", "OI003", "OI004", "OI005")
 LOOKS = 20
 
 
+# what sessions have it at: what commits through us has to be durable all the same
+SYNCHRONOUS_COMMIT = ("on", "off", "local")
+
+
 class Lost(Exception):
     """Connection lost, or an error that says: try the whole transaction again."""
 
@@ -71,6 +75,8 @@ class Session:
         if self.connection is None:
             try:
                 self.connection = psycopg.connect(self.conninfo, autocommit=True)
+                setting = SYNCHRONOUS_COMMIT[(self.client + self.connections) % 3]
+                self.connection.execute(f"SET synchronous_commit = {setting}")
             except psycopg.Error as error:
                 raise Lost(str(error)) from error
             self.connections += 1
@@ -111,6 +117,7 @@ class Transaction:
         self.single = (single and step.isolation == READ_COMMITTED and not step.two_phase
                        and not step.savepoint)
         self.lines = []
+        self.settled = True     # its fate is not left to others
         self.connection = session.get()
         session.transactions += 1
         self.number = f"{session.client}.{session.transactions}"
@@ -187,6 +194,8 @@ class Transaction:
                 if isinstance(error, Lost) or is_lost(error, self.session.connection):
                     self.session.drop()
                 time.sleep(0.1)
+        else:
+            self.settled = False
         if decision == "rollback":
             self.finish(False)
 
@@ -195,6 +204,8 @@ class Transaction:
         for line in self.lines:
             if line["committed"] is None:
                 line["committed"] = committed
+            if committed:
+                line["t_commit"] = time.monotonic() if self.settled else None
             self.session.log.write(line)
         self.lines = []
 

@@ -44,7 +44,7 @@ def subscribe_all(cluster, rundir, brokers):
     """A subscription to a file and one to each broker; a list of sinks for run.json."""
     directory = os.path.join(rundir, "events")
     os.makedirs(directory, exist_ok=True)
-    subscribe(cluster, "file", {"path": directory, "rotate_size": "1MB"}, "events.jsonl")
+    subscribe(cluster, "file", {"path": directory, "rotate_size": "64kB"}, "events.jsonl")
     sinks = [{"sink": "file", "subscription": "to-file", "exactly_once": True,
               "path": os.path.join(directory, "events.jsonl")}]
     for broker in brokers:

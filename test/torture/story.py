@@ -122,11 +122,12 @@ class Story:
         self.ledger = []
         self.claims = []
         self.faults = []
+        self.storms = []
         self.failed = []
         self.snapshots = []
         self.info = {"seed": 1, "sinks": {sink: {} for sink in SINKS},
                      "settings": {"key_retention": 1000}}
-        self.final = {"snapshots": [], "processes_begin": self.processes(),
+        self.final = {"snapshots": [], "not_quiet": [], "processes_begin": self.processes(),
                       "processes_end": self.processes()}
         self.server_log = ["LOG:  ready"]
         self.status = [{"name": sink, "event_types": None, "state": "idle", "lag_events": 0,
@@ -256,7 +257,7 @@ class Story:
         for name, value in (("run", info), ("final", self.final), ("state", self.state())):
             with open(os.path.join(directory, f"{name}.json"), "w", encoding="utf-8") as file:
                 json.dump(value, file)
-        files = {"faults": self.faults, "clients/1": self.calls}
+        files = {"faults": self.faults, "storms": self.storms, "clients/1": self.calls}
         for sink, lines in self.lines.items():
             files[f"consumers/{sink}"] = self.consume(sink) if lines is None else lines
         for name, lines in files.items():
@@ -304,4 +305,6 @@ def faultless():
                {"outcome": "replayed", "response": {"by": 2}, "attempt": 2})
     for number in range(3):
         story.emit(number)
+    story.storms.append({"t": 300.0, "storm": "1", "claims": 900, "keys": 30, "rotations": 40,
+                         "doubles": []})
     return story

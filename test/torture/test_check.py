@@ -301,6 +301,11 @@ class Claims(Damage):
                         {"outcome": "replayed", "response": None})
         self.expect(replays=1)
 
+    def test_won_twice_in_a_storm(self):
+        """While generations came and went."""
+        self.story.storms[0]["doubles"] = ["17", "23"]
+        self.expect(storms=2)
+
     def test_completion_that_was_forgotten(self):
         """The row is not completed."""
         self.story.claims[0][3:] = [False, None]
@@ -483,6 +488,11 @@ class End(Damage):
                               ["http", self.story.log[-1].id, "waiting"]]
         self.story.status[1].update(lag_events=1, parked=1, dead=1)
         self.expect()
+
+    def test_asleep(self):
+        """A worker had to be woken by hand."""
+        self.story.final["not_quiet"].append("asleep before 3 events: to-http")
+        self.expect(rest=1)
 
     def test_open_snapshot(self):
         """Somebody forgot a transaction."""

@@ -42,6 +42,8 @@ class Verdict:
             self.tallies[name] = Tally()
             function(run, self.tallies[name])
         self.excused = set(run.info.get("not_exercised") or ())
+        if not run.storms:
+            self.excused.add("storms")
 
     def count(self, name):
         """The violations of a rule."""
