@@ -106,15 +106,16 @@ lower(OiDue *place, TimestampTz due)
 
 /*
  * Wake who has to hear of a due time: the visit to that database, or else the
- * launcher.  The lock is held.
+ * launcher.  A visit that lowers it itself knows: its own latch would end the
+ * very wait for that time, over and over.  The lock is held.
  */
 static void
 wake_for(Oid dboid)
 {
-	int			proc = oi_shared->visit.dboid == dboid ?
-	oi_shared->visit.pgprocno : oi_shared->launcher;
+	bool		visited = oi_shared->visit.dboid == dboid;
+	int			proc = visited ? oi_shared->visit.pgprocno : oi_shared->launcher;
 
-	if (proc >= 0)
+	if (proc >= 0 && !(visited && oi_shared->visit.pid == MyProcPid))
 		SetLatch(&ProcGlobal->allProcs[proc].procLatch);
 }
 
