@@ -25,6 +25,7 @@
 #include "storage/proc.h"
 #include "utils/acl.h"
 #include "utils/relcache.h"
+#include "utils/wait_event.h"
 
 /* UNIQUE NULLS NOT DISTINCT, used by table lifecycle, came with 15. */
 #if PG_VERSION_NUM < 150000 || PG_VERSION_NUM >= 190000
@@ -34,12 +35,40 @@
 /* what a file of ours is of no use to another release of the server by */
 #define OI_SERVER_VERSION ((uint32) PG_VERSION_NUM)
 
+/*
+ * The first minor release in which serializable transactions that look for a
+ * key in a table without rows find every conflict; see src/README, "Isolation".
+ */
+#if PG_VERSION_NUM < 160000
+#define OI_SERIALIZABLE_SINCE 150004
+#else
+#define OI_SERIALIZABLE_SINCE 160000
+#endif
+
 /* Stands before the declaration of a function that does not return. */
 #if PG_VERSION_NUM >= 180000
 #define OI_NORETURN pg_noreturn
 #else
 #define OI_NORETURN pg_attribute_noreturn()
 #endif
+
+/*
+ * What pg_stat_activity shows of a wait: since 17 a name of ours, which is asked
+ * for once and kept in *event.
+ */
+static inline uint32
+oi_compat_wait_event(uint32 *event, const char *name)
+{
+#if PG_VERSION_NUM >= 170000
+	if (*event == 0)
+		*event = WaitEventExtensionNew(name);
+	return *event;
+#else
+	(void) event;
+	(void) name;
+	return PG_WAIT_EXTENSION;
+#endif
+}
 
 /* The local transaction id of this session. */
 static inline LocalTransactionId

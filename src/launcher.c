@@ -26,6 +26,7 @@
 #include "postgres.h"
 
 #include "backoff.h"
+#include "compat.h"
 #include "database_commands.h"
 #include "databases.h"
 #include "guc.h"
@@ -433,6 +434,7 @@ void
 oi_launcher_main(Datum arg)
 {
 	Launcher	launcher = {0};
+	uint32		event = 0;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -468,7 +470,7 @@ oi_launcher_main(Datum arg)
 		MemoryContextReset(cycle);
 
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 wait, PG_WAIT_EXTENSION);
+						 wait, oi_compat_wait_event(&event, "OrderIdempotencyLauncher"));
 		ResetLatch(MyLatch);
 	}
 }

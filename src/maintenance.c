@@ -15,6 +15,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "compat.h"
 #include "deadline.h"
 #include "incarnation.h"
 #include "maintenance.h"
@@ -113,6 +114,7 @@ work(TimestampTz now)
 static bool
 go_on(TimestampTz next, TimestampTz began)
 {
+	static uint32 event = 0;
 	TimestampTz now = GetCurrentTimestamp();
 	long		wait = TimestampDifferenceMilliseconds(now, next);
 
@@ -125,7 +127,7 @@ go_on(TimestampTz next, TimestampTz began)
 	pgstat_report_activity(STATE_IDLE, NULL);
 	pgstat_report_stat(true);
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 wait, PG_WAIT_EXTENSION);
+					 wait, oi_compat_wait_event(&event, "OrderIdempotencyMaintenance"));
 	ResetLatch(MyLatch);
 	return true;
 }

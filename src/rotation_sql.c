@@ -21,8 +21,8 @@
 #include "utils/fmgrprotos.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
-#include "utils/wait_event.h"
 
+#include "compat.h"
 #include "guc.h"
 #include "owner.h"
 #include "result.h"
@@ -137,6 +137,7 @@ retention_of(FunctionCallInfo fcinfo, int setting)
 static void
 insist(OiRotation *rotation, const Words *words)
 {
+	static uint32 event = 0;
 	int64		began = 0;
 	int			emptied = 0;
 
@@ -153,7 +154,8 @@ insist(OiRotation *rotation, const Words *words)
 					 errmsg("%s", words->shut_out),
 					 errhint("View pg_locks shows who holds a lock on order_idempotency.generations.")));
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 GATE_INTERVAL, PG_WAIT_EXTENSION);
+						 GATE_INTERVAL,
+						 oi_compat_wait_event(&event, "OrderIdempotencyRotation"));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}

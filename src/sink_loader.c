@@ -25,6 +25,7 @@
 #include "catalog/pg_user_mapping.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
+#include "compat.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
@@ -182,6 +183,7 @@ static void
 enter_callback(OiGuard *guard)
 {
 	static bool hooked = false;
+	static uint32 event = 0;
 
 	if (!hooked)
 	{
@@ -191,6 +193,7 @@ enter_callback(OiGuard *guard)
 	}
 	oi_guard_enter(guard);
 	in_callback = true;
+	pgstat_report_wait_start(oi_compat_wait_event(&event, "OrderIdempotencySink"));
 }
 
 /*

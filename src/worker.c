@@ -12,6 +12,7 @@
  */
 #include "postgres.h"
 
+#include "compat.h"
 #include "cycle.h"
 #include "guc.h"
 #include "miscadmin.h"
@@ -176,11 +177,17 @@ handle_interrupts(void)
 void
 oi_worker_rest(OiWorkerState state, long timeout)
 {
+	static uint32 idle = 0;
+	static uint32 retry = 0;
+
 	oi_slot_set_state(state);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	pgstat_report_stat(true);
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 timeout, PG_WAIT_EXTENSION);
+					 timeout,
+					 state == OI_WORKER_RETRYING ?
+					 oi_compat_wait_event(&retry, "OrderIdempotencyRetry") :
+					 oi_compat_wait_event(&idle, "OrderIdempotencyIdle"));
 	ResetLatch(MyLatch);
 	handle_interrupts();
 }

@@ -32,6 +32,7 @@
 #include <unistd.h>
 
 #include "common/file_perm.h"
+#include "compat.h"
 #include "file_sink.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -39,7 +40,6 @@
 #include "storage/fd.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/wait_event.h"
 
 PG_MODULE_MAGIC;
 
@@ -76,11 +76,12 @@ file_check_configured(OiSinkState *state)
 bool
 file_sync(const FileSink *sink, int fd)
 {
+	static uint32 event = 0;
 	int			result;
 
 	if (!sink->sync)
 		return true;
-	pgstat_report_wait_start(PG_WAIT_EXTENSION);
+	pgstat_report_wait_start(oi_compat_wait_event(&event, "OrderIdempotencyFileSync"));
 	result = pg_fsync(fd);
 	pgstat_report_wait_end();
 
@@ -281,6 +282,7 @@ fail_write(FileSink *sink, const char *what)
 static void
 write_durably(FileSink *sink, const char *data, size_t len)
 {
+	static uint32 event = 0;
 	struct stat now;
 
 	if (fstat(sink->fd, &now) != 0)
@@ -292,7 +294,7 @@ write_durably(FileSink *sink, const char *data, size_t len)
 		ssize_t		written;
 
 		errno = 0;
-		pgstat_report_wait_start(PG_WAIT_EXTENSION);
+		pgstat_report_wait_start(oi_compat_wait_event(&event, "OrderIdempotencyFileWrite"));
 		written = write(sink->fd, data, len);
 		pgstat_report_wait_end();
 		if (written < 0 && errno == EINTR)

@@ -25,6 +25,7 @@
 #include <signal.h>
 #include <sys/socket.h>
 
+#include "compat.h"
 #include "fmgr.h"
 #include "http_address.h"
 #include "http_signature.h"
@@ -35,7 +36,6 @@
 #include "shared_keys.h"
 #include "shared_options.h"
 #include "utils/timestamp.h"
-#include "utils/wait_event.h"
 
 PG_MODULE_MAGIC;
 
@@ -462,6 +462,7 @@ collect(HttpSink *sink, Delivery *delivery)
 static void
 exchange(HttpSink *sink, Delivery *delivery)
 {
+	static uint32 event = 0;
 	int			running;
 
 	enter_library(sink);
@@ -473,7 +474,7 @@ exchange(HttpSink *sink, Delivery *delivery)
 		return;
 
 	/* signals come through here; what they ask for is done by the caller */
-	pgstat_report_wait_start(PG_WAIT_EXTENSION);
+	pgstat_report_wait_start(oi_compat_wait_event(&event, "OrderIdempotencyHttp"));
 	curl_multi_poll(sink->multi, NULL, 0, POLL_INTERVAL, NULL);
 	pgstat_report_wait_end();
 }

@@ -165,7 +165,7 @@ nats_startup(OiSinkState *state)
 	pthread_condattr_destroy(&monotonic);
 	state->private_data = sink;
 	avoid_exit_handlers();
-	sink->aside = oi_aside_start(nats_idle, IDLE_INTERVAL, sink);
+	sink->aside = oi_aside_start(nats_idle, IDLE_INTERVAL, sink, "OrderIdempotencyNats");
 }
 
 /*

@@ -113,7 +113,7 @@ rabbitmq_startup(OiSinkState *state)
 	sink->fd = -1;
 	pthread_mutex_init(&sink->mutex, NULL);
 	state->private_data = sink;
-	sink->aside = oi_aside_start(rabbit_idle, IDLE_INTERVAL, sink);
+	sink->aside = oi_aside_start(rabbit_idle, IDLE_INTERVAL, sink, "OrderIdempotencyRabbitmq");
 }
 
 /*

@@ -16,6 +16,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include "compat.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "redis_connection.h"
@@ -23,7 +24,6 @@
 #include "storage/fd.h"
 #include "storage/latch.h"
 #include "utils/timestamp.h"
-#include "utils/wait_event.h"
 
 /* ms until interrupts are looked at, while nothing comes */
 #define POLL_INTERVAL 200
@@ -37,6 +37,7 @@
 static bool
 wait_for(pgsocket sock, int what, TimestampTz until, long interval)
 {
+	static uint32 event = 0;
 	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
 
 	CHECK_FOR_INTERRUPTS();
@@ -44,7 +45,7 @@ wait_for(pgsocket sock, int what, TimestampTz until, long interval)
 		return false;
 	what |= WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH;
 	if (WaitLatchOrSocket(MyLatch, what, sock, Min(left, interval),
-						  PG_WAIT_EXTENSION) & WL_LATCH_SET)
+						  oi_compat_wait_event(&event, "OrderIdempotencyRedis")) & WL_LATCH_SET)
 		ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 	return true;

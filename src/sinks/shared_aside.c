@@ -32,13 +32,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "compat.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "shared_aside.h"
 #include "storage/fd.h"
 #include "storage/latch.h"
 #include "utils/timestamp.h"
-#include "utils/wait_event.h"
 
 struct OiAside
 {
@@ -51,6 +51,8 @@ struct OiAside
 	int			interval;		/* ms between two of these */
 	void	   *idle_arg;
 	bool		ending;
+	const char *name;			/* of the worker's wait for it */
+	uint32		event;
 	int			done[2];		/* a pipe: a byte for each work that is done */
 };
 
@@ -111,10 +113,11 @@ run(void *arg)
 }
 
 /*
- * Start a thread that calls idle(arg) every so many ms while it has no work.
+ * Start a thread that calls idle(arg) every so many ms while it has no work.  The
+ * worker waits for it under that name.
  */
 OiAside *
-oi_aside_start(OiAsideWork idle, int interval, void *arg)
+oi_aside_start(OiAsideWork idle, int interval, void *arg, const char *name)
 {
 	OiAside    *aside = calloc(1, sizeof(OiAside));
 	pthread_condattr_t monotonic;
@@ -132,6 +135,7 @@ oi_aside_start(OiAsideWork idle, int interval, void *arg)
 	aside->idle = idle;
 	aside->interval = interval;
 	aside->idle_arg = arg;
+	aside->name = name;
 	pthread_mutex_init(&aside->mutex, NULL);
 	pthread_condattr_init(&monotonic);
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
@@ -203,7 +207,8 @@ oi_aside_wait(OiAside *aside, int ms)
 		if (left <= 0)
 			return false;
 		(void) WaitLatchOrSocket(MyLatch, WL_LATCH_SET | WL_SOCKET_READABLE | WL_TIMEOUT |
-								 WL_EXIT_ON_PM_DEATH, aside->done[0], left, PG_WAIT_EXTENSION);
+								 WL_EXIT_ON_PM_DEATH, aside->done[0], left,
+								 oi_compat_wait_event(&aside->event, aside->name));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
