@@ -109,6 +109,18 @@ setup:
 test:
 	@$(top)/scripts/private test scripts/run-tests
 
+## make test-matrix     the same with PostgreSQL of other major versions, which are fetched:
+##                      VERSIONS="17 18", KIND and TESTS as above
+VERSIONS ?= 17 18
+test-matrix:
+	@$(top)/scripts/test-matrix $(VERSIONS)
+
+## make coverage        run the tests, as KIND and TESTS choose them, and show which lines of
+##                      the C sources they ran; runs of the same sources add up
+coverage:
+	@OI_COVERAGE=yes $(top)/scripts/private coverage scripts/coverage
+.PHONY: test-matrix coverage
+
 ## make torture         32 clients, every sink, a primary and its standby, and faults of many
 ##                      kinds; then a checker. SEED=, FAULTS=100, SECONDS=, SINKS="file http ..."
 torture:

@@ -10,12 +10,13 @@
 # part of the extension that pg_upgrade does not take along.
 #
 # The newer PostgreSQL is what scripts/other-major made.  Where it could not the
-# test says why, and in CI that is a failure.
+# test says why, and in CI that is a failure.  The newest one that we know is
+# upgraded to itself only.
 
 use strict;
 use warnings;
 
-use File::Basename qw(dirname);
+use File::Basename qw(basename dirname);
 use FindBin;
 use lib "$FindBin::RealBin/../lib";
 
@@ -30,8 +31,17 @@ use Test::More;
 my $top = dirname(dirname($FindBin::RealBin));
 my $api = 'order_idempotency';
 my $db = 'shop';
-my $newer = 17;
+my $newer = newer_version();
 my $conf = "max_worker_processes = 24\norder_idempotency.environment = 'shop'\n";
+
+# The newer major version, undef where there is none.
+sub newer_version
+{
+	my $dir = $ENV{OI_OTHER_MAJOR} // '';
+	my @found = $dir eq '' ? () : glob "$dir/usr/lib/postgresql/[0-9]*";
+
+	return @found ? basename($found[0]) : undef;
+}
 
 # The directory above the programs that a PATH has, or that are below a directory.
 sub installation
@@ -51,7 +61,7 @@ sub why_not
 	return 'no newer PostgreSQL: "make test" would have made one' if !defined $dir;
 	chomp(my $reason = -e "$dir/left-out" ? slurp_file("$dir/left-out") : '');
 	return $reason if $reason ne '';
-	return -x installation($dir) . '/bin/postgres' ? undef : "nothing is in $dir";
+	return defined $newer && -x installation($dir) . '/bin/postgres' ? undef : "nothing is in $dir";
 }
 
 # Builds the extension with the newer PostgreSQL, and installs it there.  The sources
@@ -167,10 +177,17 @@ sub upgrade_to
 
 upgrade_to('the same version', 'same', undef);
 
+if (defined $ENV{OI_OTHER_MAJOR} && $ENV{OI_OTHER_MAJOR} eq '')
+{
+	note('no newer version is known');
+	done_testing();
+	exit;
+}
+
 my $reason = why_not();
 if (defined $reason && ($ENV{CI} // '') eq 'true')
 {
-	fail("PostgreSQL $newer is there: $reason");
+	fail("a newer PostgreSQL is there: $reason");
 }
 SKIP:
 {
