@@ -524,6 +524,7 @@ CREATE TABLE subscription_cursors (
 	open_log bigint[],
 	open_upto bigint,
 	open_failed bigint[],
+	settled bigint NOT NULL DEFAULT 0,
 	PRIMARY KEY (subscription, turn)
 ) WITH (fillfactor = 50);
 
@@ -1366,6 +1367,7 @@ COMMENT ON COLUMN subscription_cursors.token_timeline IS 'the timeline of the se
 COMMENT ON COLUMN subscription_cursors.open_log IS 'of such a sink, events of the log that were read and are not known to be done: pairs of a position and of the index in that delivery, -1 if it is in none; null: none';
 COMMENT ON COLUMN subscription_cursors.open_upto IS 'the progress once these are done';
 COMMENT ON COLUMN subscription_cursors.open_failed IS 'the same of failed_events, of that delivery';
+COMMENT ON COLUMN subscription_cursors.settled IS 'the number of the last delivery to such a sink of which it is known what became of each event; 0: none';
 COMMENT ON TABLE failed_events IS
 'events that a subscription could not deliver, and those of the same keys behind them; views parked_events and dead_letters show them';
 COMMENT ON COLUMN failed_events.subscription IS 'the number of the subscription';

@@ -91,6 +91,7 @@ fill_open(OiCursor *cursor)
 	cursor->open_upto = DatumGetInt64(oi_drain_column(14, &isnull));
 	open_column(&cursor->open_log, 13, cursor->context);
 	open_column(&cursor->open_failed, 15, cursor->context);
+	cursor->settled = DatumGetInt64(oi_drain_column(16, &isnull));
 }
 
 /*
@@ -132,11 +133,11 @@ oi_cursor_row_read(const OiSubscription *sub, OiCursor *cursor)
 	oi_drain_execute(sub->parks ?
 					 oi_drain_plan(&plan, "SELECT " CURSOR_COLUMNS_1_0
 								   ", c.behind_all_above, c.token, c.token_timeline,"
-								   " c.open_log, c.open_upto, c.open_failed" CURSOR_WHERE
+								   " c.open_log, c.open_upto, c.open_failed, c.settled" CURSOR_WHERE
 								   " ORDER BY c.subscription, c.turn LIMIT 1", 1, types) :
 					 oi_drain_plan(&old_plan, "SELECT " CURSOR_COLUMNS_1_0
 								   ", false, 0::pg_catalog.int8, 0, NULL::pg_catalog.int8[],"
-								   " 0::pg_catalog.int8, NULL::pg_catalog.int8[]"
+								   " 0::pg_catalog.int8, NULL::pg_catalog.int8[], 0::pg_catalog.int8"
 								   CURSOR_WHERE, 1, types),
 					 values, NULL, true);
 	if (SPI_processed == 0)
@@ -192,7 +193,7 @@ moment_values(const OiMoment *moment, Datum *values, char *nulls)
 }
 
 /*
- * What is open of a numbered sink's events, as five values of a query.
+ * What is known of a numbered sink's deliveries, as six values of a query.
  */
 static void
 open_values(const OiCursor *cursor, Datum *values, char *nulls)
@@ -202,6 +203,7 @@ open_values(const OiCursor *cursor, Datum *values, char *nulls)
 	values[2] = oi_open_to_datum(&cursor->open_log, false);
 	values[3] = Int64GetDatum(cursor->open_upto);
 	values[4] = oi_open_to_datum(&cursor->open_failed, false);
+	values[5] = Int64GetDatum(cursor->settled);
 	for (int i = 2; i < 5; i++)
 		nulls[i] = values[i] == 0 ? 'n' : ' ';
 	if (values[2] == 0)
@@ -224,7 +226,7 @@ open_values(const OiCursor *cursor, Datum *values, char *nulls)
 #define SET_MORE \
 	", retried = c.retried OPERATOR(pg_catalog.+) $12, behind_all_above = $13," \
 	" turn = c.turn OPERATOR(pg_catalog.-) $14, token = $15, token_timeline = $16," \
-	" open_log = $17, open_upto = $18, open_failed = $19"
+	" open_log = $17, open_upto = $18, open_failed = $19, settled = $20"
 #define WHERE_CURSOR \
 	" WHERE c.ctid OPERATOR(pg_catalog.=) $1 AND c.xmin OPERATOR(pg_catalog.=) $2" \
 	" AND c.subscription OPERATOR(pg_catalog.=) $3 RETURNING c.ctid, c.xmin"
@@ -240,11 +242,11 @@ update_plan(const OiSubscription *sub, const OiCursor *cursor)
 	static SPIPlanPtr plans[2] = {NULL, NULL};
 	Oid			types[] = {TIDOID, XIDOID, INT4OID, PG_SNAPSHOTOID, INT8OID, XID8OID,
 		PG_SNAPSHOTOID, INT8OID, XID8OID, INT8OID, INT8OID, INT8OID, BOOLOID, INT8OID,
-	INT8OID, INT4OID, INT8ARRAYOID, INT8OID, INT8ARRAYOID};
+	INT8OID, INT4OID, INT8ARRAYOID, INT8OID, INT8ARRAYOID, INT8OID};
 
 	if (!sub->parks)
 		return oi_drain_plan(&old_plan, UPDATE_CURSOR SET_MOMENTS SET_PROGRESS WHERE_CURSOR,
-							 lengthof(types) - 8, types);
+							 lengthof(types) - 9, types);
 	return oi_drain_plan(&plans[cursor->moved],
 						 cursor->moved ?
 						 UPDATE_CURSOR SET_MOMENTS SET_PROGRESS SET_MORE WHERE_CURSOR :
@@ -258,8 +260,8 @@ update_plan(const OiSubscription *sub, const OiCursor *cursor)
 bool
 oi_cursor_row_update(const OiSubscription *sub, OiCursor *cursor, const OiTally *tally)
 {
-	Datum		values[19] = {0};
-	char		nulls[] = "                   ";
+	Datum		values[20] = {0};
+	char		nulls[] = "                    ";
 	bool		isnull;
 
 	values[0] = PointerGetDatum(&cursor->tid);

@@ -76,6 +76,7 @@ typedef struct OiCursor
 	OiOpen		open_log;		/* what is open of a batch of the log */
 	int64		open_upto;		/* the progress when it is not */
 	OiOpen		open_failed;	/* of events that had failed */
+	int64		settled;		/* the last delivery of which all is known */
 
 	/* the version of the row that says so */
 	ItemPointerData tid;

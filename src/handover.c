@@ -50,7 +50,7 @@ ready_sink(char **error)
 	oi_worker.definitions_changed = false;
 	if (!oi_worker.sink.started)
 	{
-		if (!oi_sink_start(&oi_worker.sink, oi_worker.sub, oi_worker.owner, &cursor->token, error))
+		if (!oi_sink_start(&oi_worker.sink, oi_worker.sub, oi_worker.owner, cursor, error))
 			return false;
 		oi_worker.receiver = oi_intent_compare(cursor, &oi_worker.sink.state);
 		if (oi_worker.receiver == OI_RECEIVER_AHEAD)

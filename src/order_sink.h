@@ -132,6 +132,9 @@ typedef struct OiSinkState
 	bool		knows_receiver; /* startup may set these: the last that the
 								 * receiver has */
 	OiSinkToken receiver;
+	int64		settled;		/* in startup: the last delivery of which it
+								 * is recorded what became of each event, so
+								 * that the receiver has to know it; 0: none */
 } OiSinkState;
 
 typedef struct OiSinkCallbacks

@@ -57,7 +57,7 @@ static const struct
 	[OI_REL_OUTBOX_3] = {"outbox_3", 9},
 	[OI_REL_SUBSCRIPTION_ID] = {"subscription_id", 0},
 	[OI_REL_SUBSCRIPTIONS] = {"subscriptions", 13},
-	[OI_REL_SUBSCRIPTION_CURSORS] = {"subscription_cursors", 18},
+	[OI_REL_SUBSCRIPTION_CURSORS] = {"subscription_cursors", 19},
 	[OI_REL_FAILED_EVENTS] = {"failed_events", 14},
 	[OI_REL_INSTALLATION] = {"installation", 1},
 	[OI_REL_IN_USE] = {"in_use", 0},

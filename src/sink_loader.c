@@ -291,12 +291,12 @@ start_steps(OiSink *sink, const OiSubscription *sub, Oid owner)
 }
 
 /*
- * Start the sink of a subscription, as its server defines it now; "last" is the last
- * delivery that was recorded.  False: it could not be started, and *error, in
- * the current context, says why.
+ * Start the sink of a subscription, as its server defines it now; the cursor knows which
+ * deliveries were recorded.  False: it could not be started, and *error, in the current
+ * context, says why.
  */
 bool
-oi_sink_start(OiSink *sink, const OiSubscription *sub, Oid owner, const OiSinkToken *last,
+oi_sink_start(OiSink *sink, const OiSubscription *sub, Oid owner, const OiCursor *cursor,
 			  char **error)
 {
 	MemoryContext context = CurrentMemoryContext;
@@ -307,7 +307,8 @@ oi_sink_start(OiSink *sink, const OiSubscription *sub, Oid owner, const OiSinkTo
 	sink->state.context = AllocSetContextCreate(TopMemoryContext,
 												"order_idempotency sink",
 												ALLOCSET_DEFAULT_SIZES);
-	sink->state.token = *last;
+	sink->state.token = cursor->token;
+	sink->state.settled = cursor->settled;
 	oi_guard_enter(&guard);
 	PG_TRY();
 	{

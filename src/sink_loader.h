@@ -25,7 +25,7 @@ typedef struct OiSink
 } OiSink;
 
 extern bool oi_sink_start(OiSink *sink, const OiSubscription *sub, Oid owner,
-						  const OiSinkToken *last, char **error);
+						  const OiCursor *cursor, char **error);
 extern bool oi_sink_deliver(OiSink *sink, OiSinkEvent *events, int n,
 							TimestampTz deadline, char **error);
 extern void oi_sink_stop(OiSink *sink);

@@ -114,11 +114,21 @@ set_behind(TupleTableSlot *slot, const OiMoment *to)
 }
 
 /*
+ * Another installation has another identity, of which the receiver has nothing yet.
+ */
+static void
+forget_settled(TupleTableSlot *slot)
+{
+	set_column(slot, CURSOR_SETTLED, Int64GetDatum(0));
+}
+
+/*
  * Another receiver knows nothing of what the one before was sent.
  */
 static void
 forget_deliveries(TupleTableSlot *slot)
 {
+	forget_settled(slot);
 	set_column(slot, CURSOR_TOKEN, Int64GetDatum(0));
 	slot->tts_isnull[CURSOR_OPEN_LOG - 1] = true;
 	slot->tts_isnull[CURSOR_OPEN_UPTO - 1] = true;
@@ -127,10 +137,10 @@ forget_deliveries(TupleTableSlot *slot)
 
 /*
  * Make another version of a cursor's row, which the worker takes notice of;
- * with another "behind" if one is given.
+ * with another "behind" if one is given, and without what is to be forgotten.
  */
 static void
-touch(int32 id, const OiMoment *to, bool other_receiver)
+touch(int32 id, const OiMoment *to, void (*forget) (TupleTableSlot *))
 {
 	OiTable		table;
 
@@ -142,8 +152,8 @@ touch(int32 id, const OiMoment *to, bool other_receiver)
 
 		if (to != NULL)
 			set_behind(slot, to);
-		if (other_receiver)
-			forget_deliveries(slot);
+		if (forget != NULL)
+			forget(slot);
 		store(&table, slot);
 	}
 	PopActiveSnapshot();
@@ -157,7 +167,7 @@ touch(int32 id, const OiMoment *to, bool other_receiver)
 void
 oi_subscription_touch(int32 id)
 {
-	touch(id, NULL, false);
+	touch(id, NULL, NULL);
 }
 
 /*
@@ -222,6 +232,7 @@ oi_resume_subscription(PG_FUNCTION_ARGS)
 	OiTable		table;
 	OiArming	here;
 	bool		orphan;
+	bool		armed;
 	int32		id;
 
 	oi_xact_check_writable("resume_subscription()");
@@ -230,9 +241,10 @@ oi_resume_subscription(PG_FUNCTION_ARGS)
 	if (oi_is_foreign(table.row, &here))
 		check_foreign_cursor(name, id);
 	orphan = oi_subscription_is_orphan(table.row);
+	armed = oi_is_armed(table.row, &here);
 	if (!slot_attisnull(table.row, SUB_INVALIDATED_AT))
 		oi_log_keep();			/* it needs the log again */
-	if (orphan || !oi_is_armed(table.row, &here) ||
+	if (orphan || !armed ||
 		!slot_attisnull(table.row, SUB_PAUSED_AT) ||
 		!slot_attisnull(table.row, SUB_INVALIDATED_AT))
 	{
@@ -246,7 +258,7 @@ oi_resume_subscription(PG_FUNCTION_ARGS)
 		store(&table, slot);
 	}
 	oi_table_close(&table);
-	oi_subscription_touch(id);
+	touch(id, NULL, armed ? NULL : forget_settled);
 
 	PG_RETURN_VOID();
 }
@@ -331,7 +343,7 @@ oi_alter_subscription(PG_FUNCTION_ARGS)
 		set_column(slot, SUB_OPTIONS, merge_options(table.row, PG_GETARG_JSONB_P(4)));
 	store(&table, slot);
 	oi_table_close(&table);
-	touch(id, NULL, !PG_ARGISNULL(1));
+	touch(id, NULL, PG_ARGISNULL(1) ? NULL : forget_deliveries);
 
 	PG_RETURN_VOID();
 }
@@ -377,7 +389,7 @@ seek(int32 id, OiMoment *now, int64 position)
 	else
 		to = *now;
 	to.position = position;
-	touch(id, &to, false);
+	touch(id, &to, NULL);
 
 	return position;
 }

@@ -90,7 +90,8 @@ read_options(RedisSink *sink, const OiSinkState *state)
 }
 
 /*
- * Callback: nothing is connected before the first event.
+ * Callback: nothing is connected before the first event.  What the database has settled
+ * Redis has told of, to this process or to one before it.
  */
 static void
 redis_startup(OiSinkState *state)
@@ -101,21 +102,9 @@ redis_startup(OiSinkState *state)
 	read_options(sink, state);
 	sink->book = psprintf("order_idempotency:%s", state->identity);
 	sink->mark.upto = -1;
-	sink->recorded = state->token.number;
+	sink->mark.whole = state->settled;
 	state->private_data = sink;
 	MemoryContextSwitchTo(old);
-}
-
-/*
- * When the sink was just started: of the delivery that was recorded last all is
- * known to be with the receiver, unless that is the one to be made.
- */
-static void
-trust_database(RedisSink *sink, const OiSinkState *state)
-{
-	if (sink->recorded < state->token.number)
-		sink->mark.whole = Max(sink->mark.whole, sink->recorded);
-	sink->recorded = 0;
 }
 
 /*
@@ -228,8 +217,6 @@ redis_deliver(OiSinkState *state, OiSinkEvent *events, int n, TimestampTz deadli
 	RedisPart	part = {0};
 
 	sink->making = state->token;
-	if (sink->recorded > 0)
-		trust_database(sink, state);
 	for (int done = 0; done < n && GetCurrentTimestamp() < deadline; done += part.n)
 	{
 		redis_part_cut(&part, state, events + done, n - done, sink->max_events);

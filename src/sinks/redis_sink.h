@@ -34,7 +34,6 @@ typedef struct RedisSink
 	char		session[33];	/* of this connection, in hex */
 	RedisConnection connection;
 	RedisMark	mark;			/* what the receiver has told that it has */
-	int64		recorded;		/* last delivery when the sink was started */
 	OiSinkToken making;			/* the delivery that is made */
 	bool		warned;			/* that the database is behind */
 } RedisSink;

@@ -174,6 +174,8 @@ foreach my $name ('refuse', 'commit')
 	wait_for_end($name);
 	my $again = $node->safe_psql('postgres', qq(SELECT count(*) FROM $api.outbox WHERE type = '$name.event' AND position >= $position AND payload IS DISTINCT FROM '{"do": "reject"}'));
 	is(scalar(taken($name)) - $before, $again, "$name: what was sought is there once more");
+	is($node->safe_psql('postgres', "SELECT settled = token FROM $api.subscription_cursors c JOIN $api.subscriptions s ON s.id = c.subscription WHERE s.name = '$name'"),
+		't', "$name: the last delivery is settled");
 }
 
 # A receiver that knows of a later delivery than the database.

@@ -7,7 +7,8 @@
 # OI_SEED and OI_KILLS repeat and enlarge it.
 #
 # Bugs that this catches, planted and seen to fail: another id on a repeat; an event taken
-# behind one of its key that was refused, in the same step or in one before.
+# behind one of its key that was refused, in the same step or in one before; a loss that is looked
+# for by the token alone, which an open delivery has moved on.
 
 use strict;
 use warnings;
@@ -143,6 +144,53 @@ stream_is_right($node, $redis, "k.kills.$_", "kills.$_", "stream of kills.$_ aft
 my $parked = $node->safe_psql('postgres', "SELECT retried FROM $api.subscription_status WHERE name = 'kills'");
 cmp_ok($parked, '>', 0, "$parked events were parked, and got in under another number");
 unlike(slurp_file($node->logfile), qr/Redis has lost events/, 'and Redis has lost nothing');
+
+# A replica that has not got everything takes over while the server is down, which had a
+# delivery under way: what that says nothing of, the last one before it does.
+my $primary = OrderIdempotency::Redis->new('primary', $node->basedir);
+my $replica = OrderIdempotency::Redis->new('replica', $node->basedir, args => [ '--replicaof', '127.0.0.1', $primary->port ]);
+wait_for('the replica', sub { $primary->try('INFO', 'replication') =~ /state=online/ });
+$node->safe_psql('postgres', <<"SQL");
+CREATE SERVER tail FOREIGN DATA WRAPPER order_idempotency_redis
+OPTIONS (host '127.0.0.1', port '@{[ $primary->port ]}', timeout '1000');
+SELECT $api.create_subscription('tail', 'tail', ARRAY['tail.a'], 'tail', '{"backoff_min": 1, "backoff_max": 20}');
+SQL
+wait_for_worker($node, 'tail');
+
+# Writes events for it.
+sub write_tail
+{
+	my ($count) = @_;
+
+	return $node->safe_psql('postgres', "SELECT $api.emit_event('tail.a', 'k' || i % 3) FROM generate_series(1, $count) i");
+}
+
+write_tail(20);
+drained($node, 'tail');
+wait_for('the replica to follow', sub { $replica->try('XLEN', 'tail') == 20 });
+$replica->ask('REPLICAOF', '127.0.0.1', free_port());
+write_tail(10);
+drained($node, 'tail');
+set_fault($node, 'intent:recorded', 'hang', of => 'tail');
+write_tail(5);
+ok(wait_for_fault($node, 'intent:recorded', of => 'tail'), 'a delivery is recorded');
+$primary->kill9;
+$replica->ask('REPLICAOF', 'NO', 'ONE');
+$node->safe_psql('postgres', "ALTER SERVER tail OPTIONS (SET port '" . $replica->port . "')");
+kill_server($node);
+end_hang($node, 'intent:recorded', of => 'tail');
+$node->start;
+ok(poll($node, 'postgres', "SELECT last_error ~ 'Redis has lost events that it had acknowledged' FROM $api.subscription_status WHERE name = 'tail'"),
+	'a tail that a replica has not got is noticed though a delivery was open');
+drained($node, 'tail');
+is($replica->ask('XLEN', 'tail'), 25, 'what was under way is there');
+$node->safe_psql('postgres', "SELECT $api.seek_to_position('tail', 0)");
+drained($node, 'tail');
+my %there = map { $_->{field}{id} => 1 } $replica->entries('tail');
+is(scalar keys %there, 35, 'and all of it, when it was sought');
+my ($token, $settled) = split /\|/, $node->safe_psql('postgres',
+	"SELECT token, settled FROM $api.subscription_cursors c JOIN $api.subscriptions s ON s.id = c.subscription WHERE name = 'tail'");
+is($settled, $token, 'the last delivery is settled');
 
 $node->stop;
 done_testing();
