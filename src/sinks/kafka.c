@@ -177,6 +177,7 @@ send_acknowledged(KafkaSink *sink, const OiSinkEvent *events, int n, bool singly
 
 		if (is_elsewhere(sent, &events[i], waits) || singly)
 		{
+			kafka_find_topics(sink);
 			await_acknowledged(sink, deadline);
 			timely = sink->inbox->unanswered == 0;
 			waits++;
@@ -243,6 +244,7 @@ deliver_acknowledged(KafkaSink *sink, OiSinkEvent *events, int n, TimestampTz de
 	oi_sink_fault("kafka:begun");
 	send_acknowledged(sink, events, n, singly, deadline);
 	oi_sink_fault("kafka:sent");
+	kafka_find_topics(sink);
 	await_acknowledged(sink, deadline);
 	if (!judge_acknowledged(sink, events, n, &singly))
 		kafka_close(sink, KAFKA_END_HANDLES);

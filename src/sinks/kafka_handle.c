@@ -127,6 +127,19 @@ take_answer(rd_kafka_t *handle, const rd_kafka_message_t *message, void *opaque)
 }
 
 /*
+ * librdkafka callback, in our own thread: something went wrong, of which it will not
+ * give up by itself.
+ */
+static void
+take_error(rd_kafka_t *handle, int code, const char *said, void *opaque)
+{
+	KafkaInbox *inbox = opaque;
+
+	if (code == RD_KAFKA_RESP_ERR__AUTHENTICATION || code == RD_KAFKA_RESP_ERR__SSL)
+		inbox->shut_out = code;
+}
+
+/*
  * An inbox.  It is never given back: a process has one sink, and threads that a
  * name server holds up may be there for longer than that.
  */
@@ -216,6 +229,7 @@ kafka_new_handle(KafkaSink *sink, rd_kafka_type_t type)
 	set_options(conf, sink->state->user_options, user_properties, lengthof(user_properties));
 	rd_kafka_conf_set_opaque(conf, sink->inbox);
 	rd_kafka_conf_set_log_cb(conf, take_complaint);
+	rd_kafka_conf_set_error_cb(conf, take_error);
 
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, &outer);
@@ -325,6 +339,10 @@ kafka_close(KafkaSink *sink, KafkaEnd end)
 		ending->producer = sink->producer;
 		sink->producer = NULL;
 		sink->inbox->round++;
+		if (sink->topics != NULL)
+			hash_destroy(sink->topics);
+		sink->topics = NULL;
+		sink->new_topics = false;
 	}
 	end_in_thread(ending, ms);
 }

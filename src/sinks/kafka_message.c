@@ -10,6 +10,7 @@
  */
 #include "postgres.h"
 
+#include "common/hashfn.h"
 #include "kafka_sink.h"
 #include "miscadmin.h"
 
@@ -69,6 +70,41 @@ make_headers(const OiSinkState *state, const OiSinkEvent *event)
 }
 
 /*
+ * Note a topic that messages go to: is it new to this producer?
+ */
+static void
+note_topic(KafkaSink *sink, const char *topic)
+{
+	uint64		hash = hash_bytes_extended((const unsigned char *) topic, strlen(topic), 0);
+	bool		found;
+
+	if (sink->topics == NULL)
+	{
+		HASHCTL		ctl = {.keysize = sizeof(uint64),.entrysize = sizeof(uint64),.hcxt = sink->state->context};
+
+		sink->topics = hash_create("order_idempotency topics", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
+	(void) hash_search(sink->topics, &hash, HASH_ENTER, &found);
+	sink->new_topics |= !found;
+}
+
+/*
+ * All messages are handed over: have librdkafka look where the topics are that are new
+ * to it.  By itself it does so once a second.
+ */
+void
+kafka_find_topics(KafkaSink *sink)
+{
+	const rd_kafka_metadata_t *metadata = NULL;
+
+	if (!sink->new_topics)
+		return;
+	sink->new_topics = false;
+	if (rd_kafka_metadata(sink->producer, 0, NULL, &metadata, KAFKA_SLICE) == RD_KAFKA_RESP_ERR_NO_ERROR)
+		rd_kafka_metadata_destroy(metadata);
+}
+
+/*
  * Hand a message over to librdkafka, which copies it.  Where its queue is full,
  * wait: it is being sent.
  */
@@ -120,7 +156,10 @@ kafka_send(KafkaSink *sink, const OiSinkEvent *event, int index)
 	rd_kafka_resp_err_t code = produce(sink, parts, lengthof(parts));
 
 	if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
+	{
 		sink->inbox->unanswered++;
+		note_topic(sink, event->topic);
+	}
 	else
 		rd_kafka_headers_destroy(headers);
 	return code;
@@ -141,6 +180,7 @@ kafka_send_own(KafkaSink *sink, const char *key, const char *value)
 		{.vtype = RD_KAFKA_VTYPE_OPAQUE,.u.ptr = opaque_of(sink, OI_SINK_MAX_EVENTS)},
 	};
 
+	note_topic(sink, sink->state_name);
 	return produce(sink, parts, lengthof(parts));
 }
 

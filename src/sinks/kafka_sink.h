@@ -13,6 +13,7 @@
 
 #include "compat.h"
 #include "order_sink.h"
+#include "utils/hsearch.h"
 
 /* ms until interrupts are looked at, while librdkafka is waited for */
 #define KAFKA_SLICE 200
@@ -42,6 +43,8 @@ typedef struct KafkaInbox
 	rd_kafka_resp_err_t answers[OI_SINK_MAX_EVENTS];
 	rd_kafka_resp_err_t own_answer; /* to a record for the state topic */
 	int64		own_offset;
+	rd_kafka_resp_err_t shut_out;	/* a broker does not let us in, or we do
+									 * not trust it */
 } KafkaInbox;
 
 typedef struct KafkaSink
@@ -50,6 +53,9 @@ typedef struct KafkaSink
 	rd_kafka_t *producer;		/* NULL: not open */
 	rd_kafka_t *reader;			/* of the state topic, while it is opened */
 	rd_kafka_topic_t *state_topic;	/* of the reader */
+	HTAB	   *topics;			/* that the producer was given messages for,
+								 * by hash; NULL: none */
+	bool		new_topics;		/* some of them just now */
 	KafkaInbox *inbox;
 	bool		transactions;
 	const char *state_name;		/* the state topic's */
@@ -93,7 +99,13 @@ OI_NORETURN extern void kafka_report(const KafkaSink *sink, rd_kafka_error_t *er
 extern void kafka_begin_round(KafkaSink *sink);
 extern rd_kafka_resp_err_t kafka_send(KafkaSink *sink, const OiSinkEvent *event, int index);
 extern rd_kafka_resp_err_t kafka_send_own(KafkaSink *sink, const char *key, const char *value);
+extern void kafka_find_topics(KafkaSink *sink);
 extern KafkaVerdict kafka_verdict(rd_kafka_resp_err_t answer);
+
+/* kafka_topic.c */
+OI_NORETURN extern void kafka_report_topic(const KafkaSink *sink, const char *what, rd_kafka_resp_err_t code);
+extern bool kafka_is_final(rd_kafka_resp_err_t code);
+extern void kafka_open_reader(KafkaSink *sink, TimestampTz deadline);
 
 /* kafka_state.c */
 extern void kafka_enter_transactions(KafkaSink *sink, TimestampTz deadline);

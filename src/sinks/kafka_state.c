@@ -41,9 +41,6 @@
 /* how long a value of ours may be */
 #define MAX_VALUE (64 * 1024)
 
-/* of the topic that is created: how much of it there is beside what counts */
-#define SEGMENT_BYTES "16777216"
-
 #define MARKER_FORMAT "{\"number\": " INT64_FORMAT ", \"timeline\": %u"
 
 /* what was found in the state topic; numbers and timelines of 0: nothing */
@@ -111,28 +108,6 @@ take_record(const KafkaSink *sink, const rd_kafka_message_t *message, Found *fou
 }
 
 /*
- * Raise the error of something that does not work with the state topic.
- */
-OI_NORETURN static void
-report_topic(const KafkaSink *sink, const char *what, rd_kafka_resp_err_t code)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_FDW_ERROR),
-			 errmsg("could not %s topic \"%s\": %s", what, sink->state_name, rd_kafka_err2str(code))));
-}
-
-/*
- * Is an error one that waiting does not help against?
- */
-static bool
-is_final(rd_kafka_resp_err_t code)
-{
-	KafkaVerdict verdict = kafka_verdict(code);
-
-	return verdict == KAFKA_REJECTED || verdict == KAFKA_REFUSED;
-}
-
-/*
  * Read the state topic from one offset until another, the end of what is there
  * if that is less.
  */
@@ -144,7 +119,7 @@ read_part(KafkaSink *sink, int64 from, int64 until, TimestampTz deadline, Found 
 
 	if (rd_kafka_consume_start(sink->state_topic, KAFKA_STATE_PARTITION,
 							   from > 0 ? from : RD_KAFKA_OFFSET_BEGINNING) != 0)
-		report_topic(sink, "read", rd_kafka_last_error());
+		kafka_report_topic(sink, "read", rd_kafka_last_error());
 	while (!done)
 	{
 		rd_kafka_message_t *message;
@@ -159,8 +134,8 @@ read_part(KafkaSink *sink, int64 from, int64 until, TimestampTz deadline, Found 
 			take_record(sink, message, found);
 		code = message->err;
 		rd_kafka_message_destroy(message);
-		if (code != RD_KAFKA_RESP_ERR_NO_ERROR && is_final(code))
-			report_topic(sink, "read", code);
+		if (code != RD_KAFKA_RESP_ERR_NO_ERROR && kafka_is_final(code))
+			kafka_report_topic(sink, "read", code);
 	}
 	(void) rd_kafka_consume_stop(sink->state_topic, KAFKA_STATE_PARTITION);
 }
@@ -182,96 +157,6 @@ look_back(KafkaSink *sink, int64 until, TimestampTz deadline, Found *found)
 			read_part(sink, from, until, deadline, found);
 		look *= LOOK_FACTOR;
 	} while (from > 0 && found->marker.number == 0);
-}
-
-/*
- * Create the state topic.  That somebody else did meanwhile is fine.
- */
-static void
-create_topic(KafkaSink *sink)
-{
-	char		said[256] = "";
-	rd_kafka_NewTopic_t *topic = rd_kafka_NewTopic_new(sink->state_name, 1, -1, said, sizeof(said));
-	rd_kafka_queue_t *queue = rd_kafka_queue_new(sink->reader);
-	rd_kafka_event_t *event = NULL;
-
-	if (topic != NULL)
-	{
-		rd_kafka_NewTopic_set_config(topic, "cleanup.policy", "compact");
-		rd_kafka_NewTopic_set_config(topic, "segment.bytes", SEGMENT_BYTES);
-		rd_kafka_CreateTopics(sink->reader, &topic, 1, NULL, queue);
-
-		/*
-		 * it has its answer, or will be looked for again; no interrupt may
-		 * leave these
-		 */
-		event = rd_kafka_queue_poll(queue, 900);
-		rd_kafka_NewTopic_destroy(topic);
-	}
-	if (event != NULL)
-	{
-		const rd_kafka_CreateTopics_result_t *result = rd_kafka_event_CreateTopics_result(event);
-		size_t		n = 0;
-		const rd_kafka_topic_result_t **topics = result ? rd_kafka_CreateTopics_result_topics(result, &n) : NULL;
-
-		if (n == 1 && rd_kafka_topic_result_error(topics[0]) != RD_KAFKA_RESP_ERR_NO_ERROR &&
-			rd_kafka_topic_result_error(topics[0]) != RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS)
-			snprintf(said, sizeof(said), "%s: %s",
-					 rd_kafka_err2str(rd_kafka_topic_result_error(topics[0])),
-					 rd_kafka_topic_result_error_string(topics[0]));
-		rd_kafka_event_destroy(event);
-	}
-	rd_kafka_queue_destroy(queue);
-	if (said[0] != '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_ERROR),
-				 errmsg("could not create topic \"%s\": %s", sink->state_name, said),
-				 errhint("Create it with cleanup.policy=compact, or have option \"state_topic\" name another one.")));
-}
-
-/*
- * Does the state topic exist?  An error of the way there counts as not known, and
- * is waited for.
- */
-static bool
-topic_exists(KafkaSink *sink, TimestampTz deadline)
-{
-	while (true)
-	{
-		const rd_kafka_metadata_t *metadata = NULL;
-		rd_kafka_resp_err_t code = rd_kafka_metadata(sink->reader, 0, sink->state_topic, &metadata, KAFKA_SLICE);
-
-		if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
-		{
-			code = metadata->topic_cnt == 1 ? metadata->topics[0].err : RD_KAFKA_RESP_ERR_UNKNOWN;
-			rd_kafka_metadata_destroy(metadata);
-			if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
-				return true;
-			if (code == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)
-				return false;
-			if (is_final(code))
-				report_topic(sink, "use", code);
-		}
-		kafka_check_time(sink, deadline, "reach Kafka");
-		(void) rd_kafka_poll(sink->reader, KAFKA_SLICE / 4);
-	}
-}
-
-/*
- * Open the state topic for reading.
- */
-static void
-open_reader(KafkaSink *sink, TimestampTz deadline)
-{
-	sink->reader = kafka_new_handle(sink, RD_KAFKA_CONSUMER);
-	sink->state_topic = rd_kafka_topic_new(sink->reader, sink->state_name, NULL);
-	if (sink->state_topic == NULL)
-		report_topic(sink, "use", rd_kafka_last_error());
-	while (!topic_exists(sink, deadline))
-	{
-		create_topic(sink);
-		kafka_check_time(sink, deadline, psprintf("create topic \"%s\"", sink->state_name));
-	}
 }
 
 /*
@@ -332,11 +217,12 @@ write_start(KafkaSink *sink, TimestampTz deadline)
 	kafka_begin(sink);
 	kafka_begin_round(sink);
 	(void) kafka_send_own(sink, start_key(sink), value);
+	kafka_find_topics(sink);
 	error = kafka_commit(sink, deadline);
 	if (error != NULL)
 		kafka_report(sink, error, psprintf("write to topic \"%s\"", sink->state_name));
 	if (sink->inbox->own_answer != RD_KAFKA_RESP_ERR_NO_ERROR || sink->inbox->own_offset < 0)
-		report_topic(sink, "write to", sink->inbox->own_answer);
+		kafka_report_topic(sink, "write to", sink->inbox->own_answer);
 	return sink->inbox->own_offset;
 }
 
@@ -350,7 +236,7 @@ kafka_enter_transactions(KafkaSink *sink, TimestampTz deadline)
 	Found		found;
 
 	sink->timeline = GetWALInsertionTimeLine();
-	open_reader(sink, deadline);
+	kafka_open_reader(sink, deadline);
 	check_timeline(sink, deadline);
 	oi_sink_fault("kafka:start");
 	init_transactions(sink, deadline);

@@ -147,7 +147,10 @@ send_all(KafkaSink *sink, const OiSinkEvent *events, int n, TimestampTz deadline
 			return i;
 		}
 		if (one_by_one)
+		{
+			kafka_find_topics(sink);
 			(void) await_answers(sink, NULL, deadline);
+		}
 		if (i % 64 == 63)
 		{
 			CHECK_FOR_INTERRUPTS();
@@ -197,6 +200,7 @@ try_event(KafkaSink *sink, const OiSinkEvent *event, TimestampTz deadline)
 	kafka_begin(sink);
 	kafka_begin_round(sink);
 	code = kafka_send(sink, event, 0);
+	kafka_find_topics(sink);
 	if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
 		code = await_answers(sink, event, deadline);
 	if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
@@ -369,6 +373,7 @@ try_delivery(KafkaSink *sink, OiSinkEvent *events, int n, TimestampTz deadline)
 		char	   *without = list_aside(events, n);
 
 		kafka_send_marker(sink, without);
+		kafka_find_topics(sink);
 		oi_sink_fault("kafka:sent");
 		error = kafka_commit(sink, deadline);
 		oi_sink_fault("kafka:committed");

@@ -28,11 +28,14 @@ OrderIdempotency::Kafka::require_kafka($node);
 
 my $canary = 'canary-4c81b2';
 my ($certificate, $key) = map { $node->basedir . "/$_.pem" } qw(certificate key);
+my ($client, $client_key) = map { $node->basedir . "/client_$_.pem" } qw(certificate key);
 run_log([ 'openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2', '-subj', '/CN=localhost',
 	'-addext', 'subjectAltName=DNS:localhost', '-keyout', $key, '-out', $certificate ])
+  && run_log([ 'openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-passout', "pass:$canary", '-days', '2',
+	'-subj', '/CN=client', '-keyout', $client_key, '-out', $client ])
   or die 'openssl failed';
 my $kafka = OrderIdempotency::Kafka->new($node->basedir . '/kafka', sasl => { shop => $canary },
-	tls => [ $certificate, $key ],
+	tls => [ $certificate, $key, $client ],
 	conf => <<~'CONF');
 	authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 	super.users=User:ANONYMOUS
@@ -103,12 +106,13 @@ sub once_in_order
 	return;
 }
 
-# What the view of subscriptions says.
-sub status
+# Has a worker that waits before it tries again not wait.
+sub try_soon
 {
-	my ($name, $column) = @_;
+	my ($name) = @_;
 
-	return $node->safe_psql('postgres', "SELECT $column FROM $api.subscription_status WHERE name = '$name'");
+	$node->safe_psql('postgres', "SELECT $api.resume_subscription('$name')");
+	return;
 }
 
 # The topics that are there.
@@ -182,13 +186,12 @@ foreach my $mode ('transactions', 'acks')
 }
 
 # The state topic was made as it has to be.
-like($kafka->admin('org.apache.kafka.tools.TopicCommand', '--describe', '--topic', 'order_idempotency'),
-	qr/PartitionCount: 1\b.*cleanup\.policy=compact/, 'the state topic is compacted');
+is($kafka->admin('describe', 'order_idempotency'), '1 compact', 'the state topic is compacted');
 
 # SASL, and what a user may do.
 $kafka->create_topic("allowed.$_", partitions => 1) foreach qw(one two);
-$kafka->allow('shop', ['Write'], '--topic', 'allowed.one');
-$kafka->allow('shop', [ 'Write', 'Describe' ], '--transactional-id', '*');
+$kafka->allow('shop', ['Write'], 'topic', 'allowed.one');
+$kafka->allow('shop', [ 'Write', 'Describe' ], 'transactional-id', '*');
 create_kafka('sasl', servers => '127.0.0.1:' . $kafka->sasl_port, topic => 'allowed.{key}',
 	server => q("security.protocol" 'sasl_plaintext', "sasl.mechanism" 'PLAIN', state_topic 'states'),
 	mapping => qq("sasl.username" 'shop', "sasl.password" 'wrong-$canary'));
@@ -196,22 +199,27 @@ emit_all(map { event('sasl', $_, '{}') } qw(one two one two));
 ok(poll($node, 'postgres', "SELECT last_error ~ 'Authentication failed' FROM $api.subscription_status WHERE name = 'sasl'"),
 	'a wrong password is not let in');
 $node->safe_psql('postgres', qq(ALTER USER MAPPING FOR CURRENT_USER SERVER sasl OPTIONS (SET "sasl.password" '$canary')));
+try_soon('sasl');
 ok(poll($node, 'postgres', "SELECT last_error ~ 'topic \"states\".*uthorization' FROM $api.subscription_status WHERE name = 'sasl'"),
 	'who may not use the state topic is told so');
-$kafka->create_topic('states', 'cleanup.policy' => 'compact');
-$kafka->allow('shop', [ 'Read', 'Write' ], '--topic', 'states');
+$kafka->create_topic('states', 'cleanup.policy' => 'compact,delete');
+$kafka->allow('shop', [ 'Read', 'Write', 'Describe_Configs' ], 'topic', 'states');
+try_soon('sasl');
+ok(poll($node, 'postgres', <<~"SQL"), 'a state topic that forgets is not used');
+	SELECT last_error ~ 'topic "states" has cleanup.policy "compact,delete", and would forget what was delivered'
+	FROM $api.subscription_status WHERE name = 'sasl'
+	SQL
+$kafka->admin('set', 'states', 'cleanup.policy=compact');
+try_soon('sasl');
 ok(poll($node, 'postgres', <<~"SQL"), 'a topic that one may not write to holds up its own keys only');
 	SELECT parked = 2 AND lag_events = 2 FROM $api.subscription_status WHERE name = 'sasl'
 	SQL
 like($node->safe_psql('postgres', "SELECT reason FROM $api.parked_events WHERE subscription = 'sasl' AND state = 'parked'"),
 	qr/opic authorization failed/, 'with the reason');
-$kafka->allow('shop', ['Write'], '--topic', 'allowed.two');
+$kafka->allow('shop', ['Write'], 'topic', 'allowed.two');
+try_soon('sasl');
 drained($node, 'sasl');
 once_in_order('sasl', [ 'allowed.one', 'allowed.two' ], 'with a user and a password');
-is($node->safe_psql('postgres', "SELECT count(*) FROM $api.subscription_status WHERE last_error ~ '$canary'"), '0',
-	'no password in an error');
-unlike($node->safe_psql('postgres', "SELECT string_agg(reason, ' ') FROM $api.failed_events") . slurp_file($node->logfile)
-	  =~ s/LOG:  statement: .*//gr, qr/$canary/, 'nor in the log');
 
 # TLS.
 $kafka->create_topic('tls');
@@ -220,8 +228,41 @@ emit_all(event('tls', 'key', '{}'));
 ok(poll($node, 'postgres', "SELECT last_error ~* 'certificate' FROM $api.subscription_status WHERE name = 'tls'"),
 	'a certificate that nobody vouches for is refused');
 $node->safe_psql('postgres', qq(ALTER SERVER tls OPTIONS (ADD "ssl.ca.location" '$certificate')));
+try_soon('tls');
 drained($node, 'tls');
 once_in_order('tls', ['tls'], 'with TLS');
+
+# A certificate of the client's, whose key has a password.
+$node->safe_psql('postgres', $_) foreach qq(CREATE USER MAPPING FOR CURRENT_USER SERVER tls OPTIONS ("ssl.key.password" '$canary')),
+  qq(ALTER SERVER tls OPTIONS (ADD exactly_once 'off', ADD "ssl.certificate.location" '$client', ADD "ssl.key.location" '$client_key'));
+emit_all(event('tls', 'certified', '{}'));
+ok(poll($node, 'postgres', "SELECT last_error ~* 'authorization failed' FROM $api.subscription_status WHERE name = 'tls'"),
+	'who shows a certificate is known by it, and may not do all');
+$kafka->allow('CN=client', ['Write'], 'topic', 'tls');
+try_soon('tls');
+drained($node, 'tls');
+once_in_order('tls', ['tls'], 'with a certificate of the client\'s', repeats => 1);
+
+# Users over TLS, by SCRAM; one who may not ask for the policy of the state topic.
+$kafka->admin('user', 'scram', "other-$canary");
+$kafka->allow('scram', ['Write'], 'topic', 'allowed.one');
+$kafka->allow('scram', [ 'Write', 'Describe' ], 'transactional-id', '*');
+$kafka->allow('scram', [ 'Read', 'Write' ], 'topic', 'states');
+create_kafka('scram', servers => 'localhost:' . $kafka->sasl_tls_port, topic => 'allowed.one',
+	server => qq("security.protocol" 'sasl_ssl', "sasl.mechanism" 'SCRAM-SHA-512', "ssl.ca.location" '$certificate', state_topic 'states'),
+	mapping => qq("sasl.username" 'scram', "sasl.password" '$canary'));
+emit_all(event('scram', 'key', '{}'));
+ok(poll($node, 'postgres', "SELECT last_error ~ 'Authentication failed' FROM $api.subscription_status WHERE name = 'scram'"),
+	'SCRAM: a wrong password is not let in');
+$node->safe_psql('postgres', qq(ALTER USER MAPPING FOR CURRENT_USER SERVER scram OPTIONS (SET "sasl.password" 'other-$canary')));
+try_soon('scram');
+drained($node, 'scram');
+is(scalar(grep { $_->{headers}{ce_type}[0] eq 'scram.event' } $kafka->records('allowed.one')), 1, 'SCRAM: the right one is');
+
+is($node->safe_psql('postgres', "SELECT count(*) FROM $api.subscription_status WHERE last_error ~ '$canary'"), '0',
+	'no password in an error');
+unlike($node->safe_psql('postgres', "SELECT string_agg(reason, ' ') FROM $api.failed_events") . slurp_file($node->logfile)
+	  =~ s/LOG:  statement: .*//gr, qr/$canary/, 'nor in the log');
 
 $node->stop;
 done_testing();

@@ -12,6 +12,7 @@ use parent -norequire, 'OrderIdempotency::Broker';
 
 use File::Path qw(make_path);
 use FindBin;
+use IPC::Run ();
 use JSON::PP;
 use OrderIdempotency::Broker;
 use OrderIdempotency::Proxy;
@@ -19,6 +20,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $home = $ENV{OI_KAFKA} // "$FindBin::RealBin/../../build/kafka";
+my @administrators;
 
 # Leaves the test out where there is no broker, no client, or no sink.
 sub require_kafka
@@ -38,13 +40,14 @@ sub _java
 	my ($heap, @command) = @_;
 
 	return ('java', "-Xmx${heap}m", '-Xms32m', '-XX:+UseSerialGC', '-XX:TieredStopAtLevel=1',
-		'-Dorg.slf4j.simpleLogger.defaultLogLevel=warn', '-cp', "$home/lib/*", @command);
+		'-Dorg.slf4j.simpleLogger.defaultLogLevel=warn', '-cp', "$home/classes:$home/lib/*", @command);
 }
 
 # A broker below a directory, started.  Options: conf, more lines for its
 # configuration; sasl, a hash of users and passwords, for a listener of their own; proxy,
-# true for one that can be got to through a proxy; tls, the files of a certificate and its key,
-# for a listener that says it is on localhost.
+# true for one that can be got to through a proxy; tls, the files of a certificate, its key, and
+# of an authority for those of clients, for listeners that say they are on localhost, one of them
+# with users as well.
 sub new
 {
 	my ($class, $dir, %opt) = @_;
@@ -55,8 +58,9 @@ sub new
 	make_path($dir);
 	$self->{proxy} = OrderIdempotency::Proxy->new($self->{proxied}) if $opt{proxy};
 	$self->{tls} = $opt{tls};
-	$self->{tls_port} = free_port();
+	$self->{$_} = free_port() foreach qw(tls_port sasl_tls_port);
 	append_to_file($file, $self->_conf . ($opt{conf} // ''));
+	$self->_start_administrator;	# it gets ready while the broker does
 	system_or_bail(_java(128, 'kafka.tools.StorageTool', 'format', '-t', 'b3JkZXJfaWRlbXBvdA', '-c', $file));
 	$self->{command} = [ _java(320, 'kafka.Kafka', $file) ];
 	$self->{ready} = sub { $self->_ready };
@@ -74,11 +78,14 @@ sub _conf
 
 	if ($self->{tls})
 	{
-		my ($certificate, $key) = map { slurp_file($_) =~ s/\n/\\n/gr } @{ $self->{tls} };
+		my ($certificate, $key, $authority) = map { slurp_file($_) =~ s/\n/\\n/gr } @{ $self->{tls} };
 
-		$listener = ",TLS://127.0.0.1:$self->{tls_port}";
-		$advertised = ",TLS://localhost:$self->{tls_port}";
-		$tls = join '', map { "listener.name.tls.ssl.keystore.$_\n" } 'type=PEM', "certificate.chain=$certificate", "key=$key";
+		$listener = ",TLS://127.0.0.1:$self->{tls_port},SASLTLS://127.0.0.1:$self->{sasl_tls_port}";
+		$advertised = ",TLS://localhost:$self->{tls_port},SASLTLS://localhost:$self->{sasl_tls_port}";
+		$tls = join '', map { ("listener.name.tls.ssl.$_\n", "listener.name.sasltls.ssl.$_\n") } 'keystore.type=PEM',
+		  "keystore.certificate.chain=$certificate", "keystore.key=$key";
+		$tls .= join '', map { "listener.name.tls.ssl.$_\n" } 'client.auth=requested', 'truststore.type=PEM',
+		  "truststore.certificates=$authority";
 	}
 	return <<"CONF";
 $tls
@@ -87,11 +94,13 @@ node.id=1
 controller.quorum.voters=1\@127.0.0.1:$self->{controller}
 listeners=PLAINTEXT://127.0.0.1:$self->{port},SASL://127.0.0.1:$self->{sasl_port},PROXIED://127.0.0.1:$self->{proxied}$listener,CONTROLLER://127.0.0.1:$self->{controller}
 advertised.listeners=PLAINTEXT://127.0.0.1:$self->{port},SASL://127.0.0.1:$self->{sasl_port},PROXIED://127.0.0.1:$proxied$advertised
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,PROXIED:PLAINTEXT,TLS:SSL
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,PROXIED:PLAINTEXT,TLS:SSL,SASLTLS:SASL_SSL
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-sasl.enabled.mechanisms=PLAIN
+listener.name.sasl.sasl.enabled.mechanisms=PLAIN
 listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required $users;
+listener.name.sasltls.sasl.enabled.mechanisms=SCRAM-SHA-512
+listener.name.sasltls.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 log.dirs=$self->{dir}/data
 auto.create.topics.enable=false
 num.partitions=4
@@ -119,6 +128,7 @@ sub _ready
 sub port { return $_[0]->{port} }
 sub sasl_port { return $_[0]->{sasl_port} }
 sub tls_port { return $_[0]->{tls_port} }
+sub sasl_tls_port { return $_[0]->{sasl_tls_port} }
 sub servers { return '127.0.0.1:' . $_[0]->{port} }
 
 # Creates a topic.  Options: partitions; the rest are its configuration.
@@ -127,27 +137,40 @@ sub create_topic
 	my ($self, $name, %opt) = @_;
 	my $partitions = delete $opt{partitions} // 4;
 
-	return $self->admin('org.apache.kafka.tools.TopicCommand', '--create', '--topic', $name,
-		'--partitions', $partitions, map { ('--config', "$_=$opt{$_}") } sort keys %opt);
+	return $self->admin('topic', $name, $partitions, map { "$_=$opt{$_}" } sort keys %opt);
 }
 
-# Runs a program of Kafka's that is for administrators, and returns what it says.
+# Starts what carries out the commands of an administrator's (test/kafka/Admin.java).
+sub _start_administrator
+{
+	my ($self) = @_;
+	my $admin = $self->{admin} = { in => '', out => '' };
+
+	$admin->{run} = IPC::Run::start([ _java(64, 'Admin', $self->servers) ],
+		'<', \$admin->{in}, '>', \$admin->{out}, '2>', "$self->{dir}/admin.log");
+	push @administrators, $admin->{run};
+	return;
+}
+
+# Has an administrator do something, and returns the answer; Admin.java has the commands.
 sub admin
 {
-	my ($self, $program, @args) = @_;
-	my ($out, $err) = run_command([ _java(128, $program, '--bootstrap-server', $self->servers, @args) ]);
+	my ($self, @words) = @_;
+	my $admin = $self->{admin};
 
-	die "$program: $out$err" if $?;
-	return $out;
+	$admin->{in} .= join("\t", @words) . "\n";
+	$admin->{run}->pump while $admin->{out} !~ s/^(\w+) (.*)\n//;
+	die "@words: $2" if $1 ne 'ok';
+	return $2;
 }
 
-# Lets a user of the listener with SASL do things: a list of operations, and what with.
+# Lets a user do things: a list of operations, and with what: topic or transactional-id, and
+# its name.
 sub allow
 {
 	my ($self, $user, $operations, @resource) = @_;
 
-	return $self->admin('kafka.admin.AclCommand', '--add', '--allow-principal', "User:$user",
-		(map { ('--operation', $_) } @$operations), @resource);
+	return $self->admin('allow', $user, @resource, @$operations);
 }
 
 # All records of a topic, each a hash (topic, partition, offset, key, payload, headers as a
@@ -185,6 +208,14 @@ sub records_to_file
 		  . "-X isolation.level=$level -X enable.partition.eof=true >$out 2>$out.err") == 0
 	  or die "kcat: " . slurp_file("$out.err");
 	return;
+}
+
+END
+{
+	my $status = $?;
+
+	$_->kill_kill(grace => 0) foreach @administrators;
+	$? = $status;
 }
 
 1;
