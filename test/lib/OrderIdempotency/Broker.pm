@@ -33,8 +33,10 @@ sub require_broker
 		my ($what, $there) = @$_;
 
 		next if $there;
-		die "$what is missing, and CI is set" if ($ENV{CI} // '') eq 'true';
-		plan skip_all => "$what is missing";
+		plan skip_all => "$what is missing" if ($ENV{CI} // '') ne 'true';
+		fail("$what is there, as CI is set");
+		done_testing();
+		exit 1;
 	}
 	return;
 }

@@ -14,13 +14,15 @@ use JSON::PP;
 use OrderIdempotency::Broker;
 use PostgreSQL::Test::Utils;
 
-my $program = '/usr/lib/rabbitmq/bin/rabbitmq-server';
 my $client = "$FindBin::RealBin/../lib/amqp_client.py";
+
+# The broker's program; the one in the PATH wants to be another user.
+sub _program { return '/usr/lib/rabbitmq/bin/rabbitmq-server' }
 
 # What require_broker() is to be given.
 sub requirements
 {
-	return ([ 'rabbitmq-server', -x $program ],
+	return ([ 'rabbitmq-server', -x _program() ],
 		[ 'python3-pika', run([ 'python3', '-c', 'import pika' ], '>', '/dev/null', '2>', '/dev/null') ]);
 }
 
@@ -33,7 +35,7 @@ sub new
 	my ($port, $epmd, $dist) = map { free_port() } 1 .. 3;
 	my $plugins = join ',', @{ $opt{plugins} // [] };
 	my $self = OrderIdempotency::Broker::new($class,
-		name => 'rabbitmq', dir => $dir, command => [$program], port => $port, epmd => $epmd,
+		name => 'rabbitmq', dir => $dir, command => [ _program() ], port => $port, epmd => $epmd,
 		env => {
 			HOME => $dir, RABBITMQ_NODENAME => $name, RABBITMQ_CONF_ENV_FILE => "$dir/none",
 			RABBITMQ_CONFIG_FILE => "$dir/rabbitmq.conf", RABBITMQ_MNESIA_BASE => "$dir/mnesia",
