@@ -144,16 +144,25 @@ sub early
 		SQL
 }
 
-# Short of memory: it takes no more messages until it has some again.
-$broker->ctl('set_vm_memory_high_watermark', '0.000001');
-emit_sql($node, 'direct', 50, 5, 200);
-last_error_like($node, 'direct', qr/broker takes no messages for now \(low on memory\)|no confirm/, 'a memory alarm is said');
-ends_in_time($node, 'direct', 'memory alarm');
-wait_for_worker($node, 'direct');
-$broker->ctl('set_vm_memory_high_watermark', '0.4');
-try_again($node, 'direct');
-push @direct, take('direct');
-arrived_in_order($node, 'direct', 'memory alarm', [ early($node), @direct ]);
+# Short of memory, then of disk: it takes no more messages until it has some again.
+my $later = 200;
+foreach (
+	[ 'memory', [ 'set_vm_memory_high_watermark', '0.000001' ], [ 'set_vm_memory_high_watermark', '0.4' ] ],
+	[ 'disk', [ 'set_disk_free_limit', '1000TB' ], [ 'set_disk_free_limit', '1MB' ] ])
+{
+	my ($what, $on, $off) = @$_;
+
+	$broker->ctl(@$on);
+	emit_sql($node, 'direct', 50, 5, $later);
+	$later += 50;
+	last_error_like($node, 'direct', qr/broker takes no messages for now \(low on $what\)/, "a $what alarm is said");
+	ends_in_time($node, 'direct', "$what alarm");
+	wait_for_worker($node, 'direct');
+	$broker->ctl(@$off);
+	try_again($node, 'direct');
+	push @direct, take('direct');
+	arrived_in_order($node, 'direct', "$what alarm", [ early($node), @direct ]);
+}
 
 # Killed under load, and started again.
 emit_sql($node, 'direct', 3000, 30, 1000);

@@ -29,22 +29,11 @@ my $base = $node->basedir;
 require_broker([ 'sink nats (libnats-dev)', OrderIdempotency::Receiver::sink_there($node, 'nats') ],
 	OrderIdempotency::Nats->requirements);
 
-# A key pair in the encoding of NATS: prefix, 32 bytes, checksum, in base 32.
-my ($nkey, $nkey_seed) = split ' ', do {
-	my $script = <<~'PYTHON';
-		import base64, binascii, subprocess, sys
-		def openssl(*arguments, data=None):
-		    return subprocess.run(["openssl", *arguments, "-outform", "DER"], input=data, check=True, stdout=subprocess.PIPE).stdout
-		def encode(data):
-		    return base64.b32encode(data + binascii.crc_hqx(data, 0).to_bytes(2, "little")).decode().rstrip("=")
-		private = openssl("genpkey", "-algorithm", "ed25519")
-		public = openssl("pkey", "-inform", "DER", "-pubout", data=private)
-		print(encode(bytes([20 << 3]) + public[-32:]), encode(bytes([18 << 3 | 5, 0]) + private[-32:]))
-		PYTHON
-	my ($out, $err) = run_command([ 'python3', '-c', $script ]);
-	$out;
-};
-like($nkey_seed, qr/^SU/, 'a key pair');
+# A key pair in the encoding of NATS, and tokens for it.
+mkdir "$base/keys" or die "could not create directory: $!";
+my ($out, $err) = run_command([ 'python3', "$FindBin::RealBin/../lib/nats_jwt.py", "$base/keys" ]);
+my ($nkey, $nkey_seed, $token, $forged) = split ' ', $out;
+like($nkey_seed, qr/^SU/, 'a key pair') or diag($err);
 my $canary = 'canary-5d90e1';
 my $broker = OrderIdempotency::Nats->new("$base/broker", user => 'admin', password => 'admin', conf => <<~"CONF");
 	max_payload: 100000
@@ -205,6 +194,26 @@ $node->safe_psql('postgres', "ALTER SERVER tls OPTIONS (SET url 'tls://127.0.0.1
 $node->safe_psql('postgres', "SELECT $api.resume_subscription('tls')");
 last_error_like($node, 'tls', qr/could not connect to server tls:\/\/127.*SSL/, 'but not for another name');
 
+# Decentralized authentication, as by a file of credentials, with a certificate besides.
+run_log([ 'openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2', '-subj', '/CN=client',
+	'-keyout', "$base/client.key", '-out', "$base/client.pem" ]) or die 'openssl failed';
+my $operated = OrderIdempotency::Nats->new("$base/operated", conf => slurp_file("$base/keys/operator.conf") . <<~"CONF");
+	tls { cert_file: "$base/cert.pem", key_file: "$base/key.pem", ca_file: "$base/client.pem", verify: true }
+	CONF
+$operated->{ready} = sub { IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $operated->port) };
+$operated->start;
+create_broker_server($node, 'jwt', 'nats', "url 'tls://localhost:" . $operated->port . "', ca_file '$base/cert.pem'",
+	"jwt '$forged', nkey_seed '$nkey_seed'");
+subscribe_broker($node, 'jwt', 'jwt.x');
+emit_sql($node, 'jwt', 1, 1);
+last_error_like($node, 'jwt', qr/could not connect to server tls:.*(SSL|certificate)/i, 'who shows no certificate is not let in');
+$node->safe_psql('postgres', "ALTER SERVER jwt OPTIONS (cert_file '$base/client.pem', key_file '$base/client.key')");
+$node->safe_psql('postgres', "SELECT $api.resume_subscription('jwt')");
+last_error_like($node, 'jwt', qr/could not connect to server tls:.*Authorization/i, 'nor is one whose token an unknown account signed');
+$node->safe_psql('postgres', "ALTER USER MAPPING FOR CURRENT_USER SERVER jwt OPTIONS (SET jwt '$token')");
+$node->safe_psql('postgres', "SELECT $api.resume_subscription('jwt')");
+last_error_like($node, 'jwt', qr/no stream takes subject "jwt.x"/, 'with the token of an account that the operator knows, and its seed');
+
 # The library must not take the server with it when its process ends.
 foreach my $round (1 .. 2)
 {
@@ -219,6 +228,6 @@ foreach my $round (1 .. 2)
 }
 no_crash($node);
 
-secrets_kept($node, qr/canary-5d90e1|$nkey_seed/);
+secrets_kept($node, qr/canary-5d90e1|$nkey_seed|$token/);
 $node->stop('fast');
 done_testing();
