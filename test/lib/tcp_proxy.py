@@ -15,6 +15,12 @@ one a line, each answered by "ok":
     drop        reset all connections
     refuse      stop listening, until "pass"
     count       says "ok N", the bytes of answers handed on so far
+    trap K WHAT for messages with their length in the first four bytes, their type in
+                the next two and a number in the last of twelve, and answers with that
+                number behind their length (Kafka): reset all connections, and when a
+                client sends one of type K swallow it (WHAT is "request"), or hand it
+                on and swallow its answer ("answer"), then reset all and "refuse"
+    sprung      says "ok 1" when that has happened, else "ok 0"
 """
 
 import select
@@ -30,6 +36,8 @@ mode = "pass"
 cut_after = None
 rate = 0
 handed_on = 0
+trap = None                 # (type, what)
+awaited = None              # (connection, number) of an answer to be swallowed
 pairs = set()
 listener = None
 
@@ -79,8 +87,44 @@ def hand_on(data, answer, to, pair):
     return not over
 
 
+def spring():
+    """The trap has caught something: be gone."""
+    global trap, awaited
+    trap = awaited = None
+    for pair in list(pairs):
+        reset(pair)
+    refuse()
+
+
+def look(frame, answer, pair):
+    """Is it what the trap is for?  False: the connection is over."""
+    global awaited
+    with lock:
+        if trap is None:
+            return True
+        if answer and awaited == (pair, frame[4:8]):
+            spring()
+            return False
+        if not answer and int.from_bytes(frame[4:6], "big") == trap[0]:
+            if trap[1] == "request":
+                spring()
+                return False
+            awaited = (pair, frame[8:12])
+    return True
+
+
+def frames(buffer):
+    """Take whole messages out of what has come of a connection."""
+    while len(buffer) >= 4 and len(buffer) >= 4 + int.from_bytes(buffer[:4], "big"):
+        end = 4 + int.from_bytes(buffer[:4], "big")
+        yield bytes(buffer[:end])
+        del buffer[:end]
+
+
 def pump(source, to, answer, pair):
     """One direction of a connection."""
+    trapped = trap is not None
+    buffer = bytearray()
     while True:
         with lock:
             while mode == "stall" and pair in pairs:
@@ -94,7 +138,12 @@ def pump(source, to, answer, pair):
             data = source.recv(65536)
         except (OSError, ValueError):
             break
-        if not data or not hand_on(data, answer, to, pair):
+        if trapped and data:
+            buffer += data
+            if not all(look(frame, answer, pair) and hand_on(frame, answer, to, pair)
+                       for frame in frames(buffer)):
+                break
+        elif not data or not hand_on(data, answer, to, pair):
             break
     with lock:
         if mode != "hole":      # in a hole nobody hears of an end either
@@ -145,14 +194,18 @@ def refuse():
 
 def command(word, *arguments):
     """Carry out a command; returns the answer."""
-    global mode, cut_after, rate
+    global mode, cut_after, rate, trap
     if word == "count":
         return f"ok {handed_on}"
+    if word == "sprung":
+        return f"ok {int(trap is None)}"
     if word == "cut":
         cut_after = int(arguments[0])
-    elif word == "drop":
+    elif word in ("drop", "trap"):
         for pair in list(pairs):
             reset(pair)
+        if word == "trap":
+            trap = (int(arguments[0]), arguments[1])
     elif word == "refuse":
         refuse()
     else:

@@ -4,7 +4,8 @@
 #
 # Bugs that this catches: an answer that did not come taken for one that did; a commit
 # of which nothing is known taken for done, or for not done; a worker that cannot be
-# ended while librdkafka waits; a former attempt that still sends when the next one does.
+# ended while librdkafka waits; a former attempt that still sends when the next one does; a
+# marker in a transaction of its own, before or behind that of the events.
 
 use strict;
 use warnings;
@@ -83,6 +84,17 @@ sub end_worker
 	return time - $began;
 }
 
+# What was wrong is mended: has the worker not wait before it tries again, and waits until all
+# is delivered.
+sub delivered
+{
+	my ($name) = @_;
+
+	$node->safe_psql('postgres', "SELECT $api.resume_subscription('$name')");
+	drained($node, $name);
+	return;
+}
+
 # Waits until the worker of a subscription is in a delivery that gets no answer.
 sub wait_for_delivery
 {
@@ -112,7 +124,7 @@ foreach my $name ('exactly', 'acks')
 		"$name: a broker that is away is told of");
 	cmp_ok(end_worker($name), '<', $at_once, "$name: the worker ends while it is away");
 	$kafka->start;
-	drained($node, $name);
+	delivered($name);
 	all_there($name, "$name: away at the start");
 
 	# Killed while it is at work, and started again.
@@ -124,7 +136,7 @@ foreach my $name ('exactly', 'acks')
 		$kafka->start;
 		emit_some($name, 50);
 	}
-	drained($node, $name);
+	delivered($name);
 	all_there($name, "$name: killed and started again");
 
 	# Standing still, with connections open.
@@ -133,7 +145,7 @@ foreach my $name ('exactly', 'acks')
 	wait_for_delivery($name);
 	cmp_ok(end_worker($name), '<', $at_once, "$name: the worker ends while the broker stands still");
 	$kafka->thaw;
-	drained($node, $name);
+	delivered($name);
 	all_there($name, "$name: stood still");
 
 	# Cut off in the middle of its answers; each time at another place.
@@ -141,7 +153,7 @@ foreach my $name ('exactly', 'acks')
 	{
 		$proxy->tell("cut $bytes");
 		emit_some($name, 100);
-		drained($node, $name);
+		delivered($name);
 	}
 	all_there($name, "$name: cut off in its answers");
 
@@ -154,9 +166,49 @@ foreach my $name ('exactly', 'acks')
 		cmp_ok(end_worker($name), '<', $at_once, "$name: the worker ends in front of a $mode");
 		$proxy->tell('pass');
 		$proxy->tell('drop');
-		drained($node, $name);
+		delivered($name);
 		all_there($name, "$name: after a $mode");
 	}
+}
+
+# The outcome of a commit is not known, in both ways.  What commits is request 26, EndTxn.
+# First the answer is lost, and the worker with it; the events are there.
+sub lose_commit
+{
+	my ($what) = @_;
+
+	$proxy->tell("trap 26 $what");
+	emit_some('exactly', 20);
+	wait_for("the $what of a commit", sub { $proxy->tell('sprung') });
+	return;
+}
+lose_commit('answer');
+cmp_ok(end_worker('exactly'), '<', $at_once, 'the worker ends while it waits for a commit');
+$proxy->tell('pass');
+delivered('exactly');
+all_there('exactly', 'the answer to a commit was lost');
+
+# Then the request, and another one takes over the transactional id before it is repeated: the
+# events are not there, and the repeat is refused.
+my ($identity) = grep { !/start/ } map { $_->{key} } $kafka->records('order_idempotency');
+lose_commit('request');
+system("timeout 60 kcat -P -b 127.0.0.1:@{[ $kafka->port ]} -t acks -X transactional.id=$identity </dev/null") == 0
+  or die 'kcat could not take over';
+$proxy->tell('pass');
+ok(poll($node, 'postgres', "SELECT last_error ~ 'taken over' FROM $api.subscription_status WHERE name = 'exactly'"),
+	'a commit that was refused is told of');
+delivered('exactly');
+all_there('exactly', 'the request to commit was lost');
+
+# And once more, until time is up; that takes long, so only where the torture does.
+if (($ENV{OI_KAFKA_KILLS} // 0) >= 100)
+{
+	lose_commit('request');
+	ok(poll($node, 'postgres', "SELECT last_error ~ 'could not commit a transaction in time' FROM $api.subscription_status WHERE name = 'exactly'"),
+		'no answer in time');
+	$proxy->tell('pass');
+	delivered('exactly');
+	all_there('exactly', 'no answer to a commit in time');
 }
 
 $node->stop;
