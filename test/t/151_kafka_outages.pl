@@ -84,14 +84,14 @@ sub end_worker
 	return time - $began;
 }
 
-# What was wrong is mended: has the worker not wait before it tries again, and waits until all
-# is delivered.
+# What was wrong is mended: has workers not wait before they try again, and waits until all is
+# delivered.
 sub delivered
 {
-	my ($name) = @_;
+	my (@names) = @_;
 
-	$node->safe_psql('postgres', "SELECT $api.resume_subscription('$name')");
-	drained($node, $name);
+	$node->safe_psql('postgres', "SELECT $api.resume_subscription('$_')") foreach @names;
+	drained($node, $_) foreach @names;
 	return;
 }
 
@@ -105,50 +105,80 @@ sub wait_for_delivery
 }
 
 my $proxy = $kafka->{proxy};
-foreach my $name ('exactly', 'acks')
+my @names = ('exactly', 'acks');
+
+# Events for both subscriptions.
+sub emit_both
+{
+	my ($count) = @_;
+
+	emit_some($_, $count) foreach @names;
+	return;
+}
+
+# Has the workers of both end in the middle of a delivery that gets no answer, and how long that took.
+sub end_both
+{
+	my ($what) = @_;
+
+	wait_for_delivery($_) foreach @names;
+	cmp_ok(end_worker($_), '<', $at_once, "$_: the worker ends $what") foreach @names;
+	return;
+}
+
+# What was wrong is mended: waits until all of both, or of one, is delivered, and looks.
+sub mended
+{
+	my ($what, @which) = @_;
+
+	@which = @names if !@which;
+	delivered(@which);
+	all_there($_, "$_: $what") foreach @which;
+	return;
+}
+
+# Away when the subscriptions are made.
+$kafka->create_topic($_) foreach @names;
+$kafka->kill9;
+foreach my $name (@names)
 {
 	my $server = $name eq 'acks' ? ", exactly_once 'off'" : '';
 
-	$kafka->create_topic($name);
-	$kafka->kill9;
-
-	# Away when the subscription is made.
 	$node->safe_psql('postgres', <<~"SQL");
 		CREATE SERVER $name FOREIGN DATA WRAPPER order_idempotency_kafka
 			OPTIONS ("bootstrap.servers" '127.0.0.1:@{[ $proxy->port ]}', "socket.timeout.ms" '2000'$server);
 		SELECT $api.create_subscription('$name', '$name', ARRAY['$name.event'], '$name',
 			'{"backoff_min": 50, "backoff_max": 500}');
 		SQL
-	emit_some($name, 50);
-	ok(poll($node, 'postgres', "SELECT last_error IS NOT NULL FROM $api.subscription_status WHERE name = '$name'"),
-		"$name: a broker that is away is told of");
-	cmp_ok(end_worker($name), '<', $at_once, "$name: the worker ends while it is away");
+}
+emit_both(50);
+ok(poll($node, 'postgres', "SELECT last_error IS NOT NULL FROM $api.subscription_status WHERE name = '$_'"),
+	"$_: a broker that is away is told of") foreach @names;
+cmp_ok(end_worker($_), '<', $at_once, "$_: the worker ends while it is away") foreach @names;
+$kafka->start;
+mended('away at the start');
+
+# Killed while they are at work, and started again.
+foreach (1 .. 3)
+{
+	emit_both(400);
+	$kafka->kill9;
+	emit_both(50);
 	$kafka->start;
-	delivered($name);
-	all_there($name, "$name: away at the start");
+	emit_both(50);
+}
+mended('killed and started again');
 
-	# Killed while it is at work, and started again.
-	foreach (1 .. 3)
-	{
-		emit_some($name, 400);
-		$kafka->kill9;
-		emit_some($name, 50);
-		$kafka->start;
-		emit_some($name, 50);
-	}
-	delivered($name);
-	all_there($name, "$name: killed and started again");
+# Standing still, with connections open.
+$kafka->freeze;
+emit_both(100);
+end_both('while the broker stands still');
+$kafka->thaw;
+mended('stood still');
 
-	# Standing still, with connections open.
-	$kafka->freeze;
-	emit_some($name, 100);
-	wait_for_delivery($name);
-	cmp_ok(end_worker($name), '<', $at_once, "$name: the worker ends while the broker stands still");
-	$kafka->thaw;
-	delivered($name);
-	all_there($name, "$name: stood still");
-
-	# Cut off in the middle of its answers; each time at another place.
+# Cut off in the middle of its answers; each time at another place.
+foreach my $name (@names)
+{
 	foreach my $bytes (1, 40, 90, 200, 400)
 	{
 		$proxy->tell("cut $bytes");
@@ -156,19 +186,17 @@ foreach my $name ('exactly', 'acks')
 		delivered($name);
 	}
 	all_there($name, "$name: cut off in its answers");
+}
 
-	# What is sent arrives, no answer does; nothing does.
-	foreach my $mode ('deaf', 'hole', 'stall')
-	{
-		$proxy->tell($mode);
-		emit_some($name, 100);
-		wait_for_delivery($name);
-		cmp_ok(end_worker($name), '<', $at_once, "$name: the worker ends in front of a $mode");
-		$proxy->tell('pass');
-		$proxy->tell('drop');
-		delivered($name);
-		all_there($name, "$name: after a $mode");
-	}
+# What is sent arrives, no answer does; nothing does.
+foreach my $mode ('deaf', 'hole', 'stall')
+{
+	$proxy->tell($mode);
+	emit_both(100);
+	end_both("in front of a $mode");
+	$proxy->tell('pass');
+	$proxy->tell('drop');
+	mended("after a $mode");
 }
 
 # The outcome of a commit is not known, in both ways.  What commits is request 26, EndTxn.
@@ -185,8 +213,7 @@ sub lose_commit
 lose_commit('answer');
 cmp_ok(end_worker('exactly'), '<', $at_once, 'the worker ends while it waits for a commit');
 $proxy->tell('pass');
-delivered('exactly');
-all_there('exactly', 'the answer to a commit was lost');
+mended('the answer to a commit was lost', 'exactly');
 
 # Then the request, and another one takes over the transactional id before it is repeated: the
 # events are not there, and the repeat is refused.
@@ -197,8 +224,7 @@ system("timeout 60 kcat -P -b 127.0.0.1:@{[ $kafka->port ]} -t acks -X transacti
 $proxy->tell('pass');
 ok(poll($node, 'postgres', "SELECT last_error ~ 'taken over' FROM $api.subscription_status WHERE name = 'exactly'"),
 	'a commit that was refused is told of');
-delivered('exactly');
-all_there('exactly', 'the request to commit was lost');
+mended('the request to commit was lost', 'exactly');
 
 # And once more, until time is up; that takes long, so only where the torture does.
 if (($ENV{OI_KAFKA_KILLS} // 0) >= 100)
@@ -207,8 +233,7 @@ if (($ENV{OI_KAFKA_KILLS} // 0) >= 100)
 	ok(poll($node, 'postgres', "SELECT last_error ~ 'could not commit a transaction in time' FROM $api.subscription_status WHERE name = 'exactly'"),
 		'no answer in time');
 	$proxy->tell('pass');
-	delivered('exactly');
-	all_there('exactly', 'no answer to a commit in time');
+	mended('no answer to a commit in time', 'exactly');
 }
 
 $node->stop;
