@@ -63,6 +63,7 @@ public class Admin {
 			}
 			System.out.println(answer.replace('\n', ' '));
 		}
+		System.exit(0);
 	}
 
 	private String obey(String[] words) throws ExecutionException, InterruptedException {
