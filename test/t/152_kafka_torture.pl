@@ -37,6 +37,7 @@ prepare_faults($node);
 my $kafka = OrderIdempotency::Kafka->new($node->basedir . '/kafka');
 $kafka->create_topic('torture', 'max.message.bytes' => 30000);
 my %n;
+my $refusals = 0;
 
 # Events of a few keys in a few transactions, one of which may be one that is refused.
 sub write_events
@@ -50,9 +51,14 @@ sub write_events
 			"SELECT $api.emit_event('torture.event', '$key', '{\"n\": " . ++$n{$key} . "}');"
 		} 1 .. 10;
 
-		# with the next of its key in the same batch
-		$sql = "SELECT $api.emit_event('torture.event', 'key-3', to_jsonb(repeat('x', 50000)));$sql"
-		  if $refused && $part == 2;
+		# of a key that nothing holds, with the next of it in the same batch
+		if ($refused && $part == 2)
+		{
+			my $key = 'refused-' . ++$refusals;
+
+			$sql = "SELECT $api.emit_event('torture.event', '$key', to_jsonb(repeat('x', 50000)));"
+			  . "SELECT $api.emit_event('torture.event', '$key', '{\"n\": 1}');$sql";
+		}
 		$node->safe_psql('postgres', "BEGIN; $sql COMMIT;");
 	}
 	return;
