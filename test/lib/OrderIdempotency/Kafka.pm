@@ -67,7 +67,8 @@ sub new
 	return $self->start;
 }
 
-# The configuration of a broker that is alone and that keeps little.
+# The configuration of a broker that is alone and that keeps little. One that was killed is not let
+# in again before its session is over.
 sub _conf
 {
 	my ($self) = @_;
@@ -112,6 +113,8 @@ transaction.state.log.min.isr=1
 num.network.threads=2
 num.io.threads=4
 log.cleaner.dedupe.buffer.size=4194304
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
 CONF
 }
 
