@@ -137,6 +137,7 @@ take_error(rd_kafka_t *handle, int code, const char *said, void *opaque)
 
 	if (code == RD_KAFKA_RESP_ERR__AUTHENTICATION || code == RD_KAFKA_RESP_ERR__SSL)
 		inbox->shut_out = code;
+	inbox->all_down |= code == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN;
 }
 
 /*

@@ -45,6 +45,7 @@ typedef struct KafkaInbox
 	int64		own_offset;
 	rd_kafka_resp_err_t shut_out;	/* a broker does not let us in, or we do
 									 * not trust it */
+	bool		all_down;		/* no broker is left to try */
 } KafkaInbox;
 
 typedef struct KafkaSink

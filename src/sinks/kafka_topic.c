@@ -90,7 +90,7 @@ create_topic(KafkaSink *sink)
 }
 
 /*
- * To go on trying to connect would change nothing.
+ * No broker lets us in: to go on trying would change nothing.
  */
 OI_NORETURN static void
 report_shut_out(const KafkaSink *sink)
@@ -124,7 +124,7 @@ topic_exists(KafkaSink *sink, TimestampTz deadline)
 				kafka_report_topic(sink, "use", code);
 		}
 		(void) rd_kafka_poll(sink->reader, KAFKA_SLICE / 4);
-		if (sink->inbox->shut_out != RD_KAFKA_RESP_ERR_NO_ERROR)
+		if (sink->inbox->all_down && sink->inbox->shut_out != RD_KAFKA_RESP_ERR_NO_ERROR)
 			report_shut_out(sink);
 		kafka_check_time(sink, deadline, "reach Kafka");
 	}
@@ -206,6 +206,7 @@ void
 kafka_open_reader(KafkaSink *sink, TimestampTz deadline)
 {
 	sink->inbox->shut_out = RD_KAFKA_RESP_ERR_NO_ERROR;
+	sink->inbox->all_down = false;
 	sink->reader = kafka_new_handle(sink, RD_KAFKA_CONSUMER);
 	sink->state_topic = rd_kafka_topic_new(sink->reader, sink->state_name, NULL);
 	if (sink->state_topic == NULL)
