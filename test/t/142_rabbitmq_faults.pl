@@ -148,7 +148,7 @@ sub early
 my $later = 200;
 foreach (
 	[ 'memory', [ 'set_vm_memory_high_watermark', '0.000001' ], [ 'set_vm_memory_high_watermark', '0.4' ] ],
-	[ 'disk', [ 'set_disk_free_limit', '1000TB' ], [ 'set_disk_free_limit', '1MB' ] ])
+	[ 'disk', [ 'set_disk_free_limit', '1000000GB' ], [ 'set_disk_free_limit', '1MB' ] ])
 {
 	my ($what, $on, $off) = @$_;
 
