@@ -6,7 +6,7 @@
 BEGIN;
 \ir lib/tools.psql
 SET search_path = order_idempotency, public;
-SELECT plan(38);
+SELECT plan(43);
 
 CREATE SERVER files FOREIGN DATA WRAPPER order_idempotency_file OPTIONS (path '/nonexistent/events');
 SELECT create_subscription('s', 'files');
@@ -33,14 +33,16 @@ DECLARE
 	before text;
 BEGIN
 	EXECUTE 'UPDATE subscriptions SET ' || change;
-	SELECT to_jsonb(s) - '{armed_for,armed_database,environment}'::text[] || to_jsonb(c) INTO before
+	UPDATE subscription_cursors SET settled = 7;
+	SELECT to_jsonb(s) - '{armed_for,armed_database,environment}'::text[] || to_jsonb(c) - 'settled' INTO before
 	FROM subscriptions s JOIN subscription_cursors c ON c.subscription = s.id;
 	RETURN NEXT is((SELECT state FROM subscription_status), 'disarmed', what || ': disarmed');
 	RETURN NEXT is((SELECT detail FROM subscription_status),
 				   reason || ' If its events are to be published from here, use resume_subscription().', what || ': says why');
 	RETURN NEXT lives_ok('SELECT resume_subscription(''s'')', what || ': resumed');
 	RETURN NEXT is((SELECT detail FROM subscription_status), NULL, what || ': armed');
-	RETURN NEXT is((SELECT to_jsonb(s) - '{armed_for,armed_database,environment}'::text[] || to_jsonb(c)
+	RETURN NEXT is((SELECT settled FROM subscription_cursors), 0::bigint, what || ': a receiver knows nothing of it yet');
+	RETURN NEXT is((SELECT to_jsonb(s) - '{armed_for,armed_database,environment}'::text[] || to_jsonb(c) - 'settled'
 					FROM subscriptions s JOIN subscription_cursors c ON c.subscription = s.id)::text, before,
 				   what || ': nothing else has changed');
 END
@@ -56,7 +58,9 @@ SELECT pg_temp.copied('armed_for = NULL, armed_database = NULL, environment = NU
 					  'one of 1.0');
 
 -- Armed: resuming it again does nothing.
+UPDATE subscription_cursors SET settled = 7;
 SELECT lives_ok($$SELECT resume_subscription('s')$$, 'resumed again');
+SELECT is((SELECT settled FROM subscription_cursors), 7::bigint, 'and its receiver has what it had');
 SELECT is((SELECT detail FROM subscription_status), NULL, 'still armed');
 
 -- Errors.
