@@ -32,9 +32,9 @@ my $core = "postgresql-$major-order-idempotency";
 my @sinks = qw(kafka nats rabbitmq redis);
 my $tmp = PostgreSQL::Test::Utils::tempdir;
 
-require_broker(
-	(map { [ $_, !system "command -v $_ >/dev/null" ] } qw(git unzip dh pg_buildext dpkg-deb)),
-	[ "PostgreSQL $major of the machine", -x "$installed/bin/pg_config" ]);
+# packages are for servers that are installed; another major version may be under test
+plan skip_all => "PostgreSQL $major is not the machine's" if !-x "$installed/bin/pg_config";
+require_broker(map { [ $_, !system "command -v $_ >/dev/null" ] } qw(git unzip dh pg_buildext dpkg-deb));
 
 # What a command that has to succeed writes.
 sub output_of
