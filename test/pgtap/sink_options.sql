@@ -3,11 +3,12 @@
 --
 -- Bugs that this catches: an option that the broker's library knows and that runs
 -- code; a file of the server's that anybody can name; a secret that is visible or
--- repeated in an error; a topic that leaves its place in a hierarchy.
+-- repeated in an error; a topic that leaves its place in a hierarchy; a bound of a
+-- size, an address, a path or a secret that is one off.
 BEGIN;
 \ir lib/tools.psql
 SET search_path = order_idempotency, public;
-SELECT plan(89);
+SELECT plan(117);
 
 -- Servers that there can be, with every option.
 CREATE TEMP TABLE good (sink text, options text, mapping text);
@@ -23,7 +24,10 @@ INSERT INTO good VALUES
 		$$"sasl.username" 'u', "sasl.password" 'p', "ssl.key.password" 'k'$$),
 	('redis', $$host '127.0.0.1'$$, NULL),
 	('redis', $$host 'redis', port '6380', database '3', maxlen '1000000', max_in_flight '1', timeout '100', wait_replicas '1', wait_timeout '500', allow_addresses '10.0.0.0/8'$$,
-		$$user 'u', password 'p'$$);
+		$$user 'u', password 'p'$$),
+	('file', $$path '/a', rotate_size '1kB'$$, NULL),
+	('http', $$url 'HTTPS://a.example:8443/x/%7Ey'$$,
+		$$secret 'whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA+/', token '!~'$$);
 SELECT lives_ok(format('CREATE SERVER good_%s FOREIGN DATA WRAPPER order_idempotency_%s OPTIONS (%s)', row_number() OVER (), sink, options),
 				sink || ': ' || options) FROM good;
 SELECT lives_ok(format('CREATE USER MAPPING FOR CURRENT_USER SERVER good_%s OPTIONS (%s)', n, mapping), 'mapping: ' || sink)
@@ -51,9 +55,26 @@ INSERT INTO bad VALUES
 	('nats', $$url 'nats://a', stream 'a>b'$$, 'HV024'), ('nats', $$url 'nats://a', token 't'$$, 'HV00D'),
 	('redis', $$host 'a', tls 'on'$$, 'HV00D'), ('redis', $$host 'a b'$$, 'HV024'),
 	('redis', $$host 'a', wait_replicas '0'$$, 'HV024'), ('redis', $$host 'a', allow_addresses 'b'$$, '22P02'),
+	('file', $$path '/a', rotate_size '1023B'$$, 'HV024'), ('file', $$path '/a', rotate_size '1025GB'$$, 'HV024'),
+	('file', $$path '/a', rotate_size '-1MB'$$, 'HV024'), ('file', $$path '/a', rotate_size 'much'$$, 'HV024'),
+	('file', $$path 'a'$$, 'HV024'), ('http', $$url 'ftp://a'$$, 'HV024'), ('http', $$url 'https://'$$, 'HV024'),
+	('http', $$url 'https:///x'$$, 'HV024'), ('http', $$url 'https://u@a'$$, 'HV024'), ('http', $$url 'https://a?q'$$, 'HV024'),
+	('http', $$url 'https://a#f'$$, 'HV024'), ('http', $$url 'https://a b'$$, 'HV024'), ('http', $$url 'https://ä'$$, 'HV024'),
+	('kafka', $$"bootstrap.servers" 'a:123456'$$, 'HV024'), ('kafka', $$"bootstrap.servers" '[1::x]:1'$$, 'HV024'),
+	('kafka', format($$"bootstrap.servers" '[%s1]:1'$$, repeat('0', 60)), 'HV024'), ('redis', $$host '1::x'$$, 'HV024'),
+	('redis', format($$host '/%s'$$, repeat('s', 107)), 'HV024'),
 	('redis', $$host 'a', maxlen '0'$$, 'HV024'), ('redis', $$host 'a', database '-1'$$, 'HV024');
 SELECT throws_ok(format('CREATE SERVER x FOREIGN DATA WRAPPER order_idempotency_%s OPTIONS (%s)', sink, options), state, NULL,
 				 sink || ': ' || options) FROM bad;
+
+-- Secrets that cannot be.
+CREATE TEMP TABLE bad_secret (options text);
+INSERT INTO bad_secret VALUES
+	($$secret 'whsec_AAAA'$$), ($$secret 'whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA'$$),
+	($$secret 'whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA_A'$$), (format($$secret 'whsec_%s'$$, repeat('A', 132))),
+	($$token ''$$), ($$token 'a b'$$), ($$token 'é'$$);
+SELECT throws_ok(format('CREATE USER MAPPING FOR pg_monitor SERVER good_10 OPTIONS (%s)', options), 'HV024', NULL, options)
+FROM bad_secret;
 
 -- Secrets are not repeated.
 SELECT throws_ok($$CREATE USER MAPPING FOR CURRENT_USER SERVER good_1 OPTIONS (password E'canary\n')$$, 'HV024',
