@@ -3,6 +3,23 @@
 -- complain if script is sourced in psql, rather than via ALTER EXTENSION
 \echo Use "ALTER EXTENSION order_idempotency UPDATE TO '1.1'" to load this file. \quit
 
+-- What others made in the schema must not be taken for the server's own by what follows.
+DO $do$
+BEGIN
+	IF EXISTS (SELECT FROM pg_catalog.pg_namespace n CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) a
+			   WHERE n.nspname OPERATOR(pg_catalog.=) 'order_idempotency'
+				 AND a.privilege_type OPERATOR(pg_catalog.=) 'CREATE'::pg_catalog.text
+				 AND a.grantee OPERATOR(pg_catalog.<>) n.nspowner)
+	   OR EXISTS (SELECT FROM pg_catalog.pg_operator o JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) o.oprnamespace
+				  WHERE n.nspname OPERATOR(pg_catalog.=) 'order_idempotency')
+	THEN
+		RAISE EXCEPTION 'other roles may create objects in schema "order_idempotency", or it has operators'
+			USING ERRCODE = 'insufficient_privilege',
+				  HINT = 'Revoke CREATE on that schema and drop its operators, then update the extension again.';
+	END IF;
+END
+$do$;
+
 -- The server keeps the library that it was started with.  That one lacks what
 -- this version calls.
 DO $do$

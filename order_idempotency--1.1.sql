@@ -3,23 +3,33 @@
 -- complain if script is sourced in psql, rather than via CREATE EXTENSION
 \echo Use "CREATE EXTENSION order_idempotency" to load this file. \quit
 
--- A schema that somebody else made beforehand could hold anything, and its
--- owner could put more into it later: only one of our own will do.
+-- A schema that somebody else made beforehand could hold anything, and who may create
+-- objects in it could put more into it later: only one of our own will do.  Until it is
+-- known to be, nothing is resolved by name in it, operators included.
 DO $$
 BEGIN
-	IF (SELECT n.nspowner <> current_user::pg_catalog.regrole::pg_catalog.oid
-		FROM pg_catalog.pg_namespace n WHERE n.nspname = 'order_idempotency')
+	IF (SELECT n.nspowner OPERATOR(pg_catalog.<>) current_user::pg_catalog.regrole::pg_catalog.oid
+		FROM pg_catalog.pg_namespace n WHERE n.nspname OPERATOR(pg_catalog.=) 'order_idempotency')
 	THEN
 		RAISE EXCEPTION 'schema "order_idempotency" belongs to another role'
 			USING ERRCODE = 'insufficient_privilege',
 				  HINT = 'Drop or rename that schema, then create the extension again.';
 	END IF;
-	IF EXISTS (SELECT FROM pg_catalog.pg_class c
-			   WHERE c.relnamespace = 'order_idempotency'::pg_catalog.regnamespace)
-	   OR EXISTS (SELECT FROM pg_catalog.pg_proc p
-				  WHERE p.pronamespace = 'order_idempotency'::pg_catalog.regnamespace)
-	   OR EXISTS (SELECT FROM pg_catalog.pg_type t
-				  WHERE t.typnamespace = 'order_idempotency'::pg_catalog.regnamespace)
+	IF EXISTS (SELECT FROM pg_catalog.pg_namespace n CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) a
+			   WHERE n.nspname OPERATOR(pg_catalog.=) 'order_idempotency'
+				 AND a.privilege_type OPERATOR(pg_catalog.=) 'CREATE'::pg_catalog.text
+				 AND a.grantee OPERATOR(pg_catalog.<>) n.nspowner)
+	THEN
+		RAISE EXCEPTION 'other roles may create objects in schema "order_idempotency"'
+			USING ERRCODE = 'insufficient_privilege',
+				  HINT = 'Revoke CREATE on that schema, then create the extension again.';
+	END IF;
+	IF EXISTS (SELECT FROM pg_catalog.pg_namespace n
+			   WHERE n.nspname OPERATOR(pg_catalog.=) 'order_idempotency'
+				 AND (EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.relnamespace OPERATOR(pg_catalog.=) n.oid)
+					  OR EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.pronamespace OPERATOR(pg_catalog.=) n.oid)
+					  OR EXISTS (SELECT FROM pg_catalog.pg_type t WHERE t.typnamespace OPERATOR(pg_catalog.=) n.oid)
+					  OR EXISTS (SELECT FROM pg_catalog.pg_operator o WHERE o.oprnamespace OPERATOR(pg_catalog.=) n.oid)))
 	THEN
 		RAISE EXCEPTION 'schema "order_idempotency" is not empty'
 			USING ERRCODE = 'object_not_in_prerequisite_state',

@@ -37,6 +37,7 @@ typedef struct OiWorker
 								 * armed? */
 	bool		definitions_changed;	/* of a server, a user mapping or a
 										 * wrapper: define the sink anew */
+	bool		roles_changed;	/* has the owner still the right to it? */
 	char		error[OI_ERROR_LEN];	/* the last that was logged */
 } OiWorker;
 

@@ -7,10 +7,17 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_authid.h"
+#include "compat.h"
 #include "fault.h"
+#include "foreign/foreign.h"
 #include "handover.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "utils/acl.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 /* ms that a sink may take for a batch before it has to give up */
@@ -38,13 +45,49 @@ report_ahead(void)
 }
 
 /*
- * Start the sink where there is none, or where its definition has changed.
+ * Does the owner still have the right to the server?  Who may not log in any
+ * more has no worker either.
+ */
+static bool
+owner_is_permitted(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	HeapTuple	role;
+	ForeignServer *server;
+	bool		permitted;
+
+	StartTransactionCommand();
+	role = SearchSysCache1(AUTHOID, ObjectIdGetDatum(oi_worker.owner));
+	if (!HeapTupleIsValid(role) || !((Form_pg_authid) GETSTRUCT(role))->rolcanlogin)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
+				 errmsg("owner of subscription \"%s\" is not permitted to log in",
+						oi_worker.sub->name)));
+	ReleaseSysCache(role);
+	server = GetForeignServerByName(oi_worker.sub->server, true);
+	permitted = server != NULL &&
+		oi_compat_server_aclcheck(server->serverid, oi_worker.owner, ACL_USAGE) == ACLCHECK_OK;
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+
+	return permitted;
+}
+
+/*
+ * Start the sink where there is none, or where its definition has changed.  One
+ * that the owner has no right to any more is stopped; starting it says so.
  */
 static bool
 ready_sink(char **error)
 {
 	OiCursor   *cursor = &oi_worker.cursor;
 
+	if (oi_worker.roles_changed)
+	{
+		oi_worker.roles_changed = false;
+		if (!owner_is_permitted())
+			oi_worker.definitions_changed = true;
+	}
 	if (oi_worker.definitions_changed)
 		oi_sink_stop(&oi_worker.sink);
 	oi_worker.definitions_changed = false;

@@ -49,12 +49,14 @@ note_change(Datum arg, int cacheid, uint32 hashvalue)
 }
 
 /*
- * Syscache callback: a role changed, or was dropped.  It may be the owner.
+ * Syscache callback: a role or its memberships changed, or it was dropped.  It may
+ * be the owner.
  */
 static void
 note_role_change(Datum arg, int cacheid, uint32 hashvalue)
 {
 	oi_worker.reloaded = true;
+	oi_worker.roles_changed = true;
 }
 
 /*
@@ -220,6 +222,7 @@ start(int index, const OiWorkerArgs *args)
 	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, note_change, (Datum) 0);
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, note_change, (Datum) 0);
 	CacheRegisterSyscacheCallback(AUTHOID, note_role_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, note_role_change, (Datum) 0);
 
 	oi_worker.id = args->subscription;
 	oi_worker.sub_context = make_context("order_idempotency subscription", ALLOCSET_DEFAULT_MINSIZE);

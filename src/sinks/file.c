@@ -132,8 +132,9 @@ is_same_file(const FileSink *sink)
 }
 
 /*
- * Open the file and lock it.  A symbolic link is not followed: who may write
- * to the directory must not choose what the server writes to.
+ * Open the file and lock it.  A symbolic link is not followed, nor is a file
+ * written to that has another name elsewhere: who may write to the directory
+ * must not choose what the server writes to.
  */
 static void
 open_file(FileSink *sink)
@@ -160,6 +161,11 @@ open_file(FileSink *sink)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is not a regular file", sink->path)));
+	if (sink->identity.st_nlink > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("file \"%s\" has another name, too", sink->path),
+				 errhint("Remove the hard link.")));
 	if (!is_same_file(sink))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),

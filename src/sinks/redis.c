@@ -159,11 +159,13 @@ take_answer(RedisSink *sink, RedisPart *part, TimestampTz deadline)
 				 errmsg("Redis refused the events: %s", reply->str)));
 	if (what != NULL && strcmp(what, "fenced") == 0)
 		return false;
-	if (what != NULL && strcmp(what, "error") == 0 && reply->elements == 2)
+	if (what != NULL && strcmp(what, "error") == 0 && reply->elements == 2 &&
+		reply->element[1]->str != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_ERROR),
 				 errmsg("Redis refused the events: %s", reply->element[1]->str)));
-	if (what != NULL && strcmp(what, "gone") == 0 && reply->elements == 3)
+	if (what != NULL && strcmp(what, "gone") == 0 && reply->elements == 3 &&
+		reply->element[1]->str != NULL && reply->element[2]->str != NULL)
 	{
 		char	   *stream = pstrdup(reply->element[1]->str);
 		char	   *id = pstrdup(reply->element[2]->str);

@@ -28,6 +28,9 @@
 /* ms until interrupts are looked at, while nothing comes */
 #define POLL_INTERVAL 200
 
+/* bytes of an answer that has not come to its end; those to 5,000 events are smaller */
+#define MOST_UNREAD (16 * 1024 * 1024)
+
 /* the same, while a name is looked up, which nothing tells the end of */
 #define LOOKUP_INTERVAL 10
 
@@ -302,6 +305,8 @@ exchange(RedisConnection *connection, const RedisTarget *target)
 	if (redisBufferWrite(context, &written) != REDIS_OK ||
 		redisBufferRead(context) != REDIS_OK)
 		fail(connection, target, pstrdup(context->errstr));
+	if (context->reader->len > MOST_UNREAD)
+		fail(connection, target, "answer is too long");
 	return written ? WL_SOCKET_READABLE : WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE;
 }
 

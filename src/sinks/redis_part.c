@@ -37,6 +37,9 @@
 /* bytes of events in one step, but for a larger one */
 #define MOST_BYTES (1024 * 1024)
 
+/* what the script says of an event */
+#define LETTERS "abdnowx"
+
 /* what an event takes beside its payload, roughly */
 #define EVENT_BYTES 600
 
@@ -324,6 +327,17 @@ why_not(const RedisPart *part, int i, char code, const char *text)
 }
 
 /*
+ * The text in the answer, or an empty one: what is not the script's may be anything.
+ */
+static const char *
+text_at(const redisReply * reply, size_t i)
+{
+	if (i >= reply->elements || reply->element[i]->str == NULL)
+		return "";
+	return reply->element[i]->str;
+}
+
+/*
  * Fill in the outcomes of a part from the answer to it.  False: it is none.
  */
 bool
@@ -336,6 +350,8 @@ redis_part_read(RedisPart *part, const redisReply * reply)
 		reply->element[1]->len != (size_t) part->n)
 		return false;
 	codes = reply->element[1]->str;
+	if (strspn(codes, LETTERS) != (size_t) part->n)
+		return false;
 	for (int i = 0; i < part->n; i++)
 	{
 		OiSinkEvent *event = &part->events[i];
@@ -345,8 +361,7 @@ redis_part_read(RedisPart *part, const redisReply * reply)
 			event->outcome = OI_SINK_DELIVERED;
 		else
 		{
-			event->reason = why_not(part, i, codes[i], explained && detail < reply->elements ?
-									reply->element[detail]->str : "");
+			event->reason = why_not(part, i, codes[i], explained ? text_at(reply, detail) : "");
 			bar(part, event->key);
 		}
 		detail += explained;
