@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -25,16 +26,17 @@ const (
 )
 
 // apply is the transaction of a message: the claim of its id, and all that it
-// has done. They commit together or not at all.
+// has done. They commit together or not at all. The claim remembers the command:
+// the same id with another one is not a repeat.
 func apply(ctx context.Context, tx pgx.Tx, m Message, c Command) error {
-	outcome, err := claim(ctx, tx, m.ID, m.Request(), "commands")
+	outcome, err := claim(ctx, tx, m.ID, c, "commands")
 	switch {
 	case err != nil:
 		return err
 	case outcome == "replayed": // a repeat: done before
 		return nil
 	case outcome == "mismatch":
-		return refusal{"another message had this id"}
+		return errTaken
 	case outcome != "claimed":
 		return errBusy
 	}
@@ -108,17 +110,20 @@ func change(ctx context.Context, tx pgx.Tx, call string, args ...any) error {
 	return refusal{outcome + ": " + *detail}
 }
 
-// reject puts a message aside: it is claimed as one that was carried out is, and
-// an event tells of it, which a subscription of its own takes to where somebody looks.
-func reject(ctx context.Context, tx pgx.Tx, m Message, reason string) error {
-	outcome, err := claim(ctx, tx, m.ID, m.Request(), "commands")
-	if outcome == "mismatch" {
-		outcome, err = claim(ctx, tx, m.Digest(), nil, "rejected")
+// reject puts a message aside: its id is claimed, so that it is not carried out later,
+// and an event tells of it, which a subscription of its own takes to where somebody
+// looks. Where another message has the id, this one is known by its digest. Of the
+// message nothing is used that could be what the database does not take.
+func reject(ctx context.Context, tx pgx.Tx, m Message, why error) error {
+	id, scope := m.ID, "commands"
+	if errors.Is(why, errTaken) {
+		id, scope = m.Digest(), "rejected"
 	}
+	outcome, err := claim(ctx, tx, id, nil, scope)
 	switch {
 	case err != nil:
 		return err
-	case outcome == "replayed":
+	case outcome == "replayed": // rejected before, or carried out elsewhere meanwhile
 		return nil
 	case outcome != "claimed":
 		return errBusy
@@ -127,7 +132,7 @@ func reject(ctx context.Context, tx pgx.Tx, m Message, reason string) error {
 	if len(body) > maxRejected {
 		body = body[:maxRejected]
 	}
-	letter := map[string]any{"id": m.ID, "reason": reason, "from": m.From, "size": len(m.Body), "body": body}
+	letter := map[string]any{"id": m.ID, "reason": why.Error(), "from": m.From, "size": len(m.Body), "body": body}
 	_, err = tx.Exec(ctx, emitEvent, "command.rejected", m.ID, letter, nil)
 	return err
 }

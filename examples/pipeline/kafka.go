@@ -15,7 +15,7 @@ const (
 	maxPoll   = 500 // records in a round
 	tries     = 5   // of a record in a round
 	idHeader  = "ce_id"
-	brokerEnd = 5 * time.Second // how long a broker is waited for at the end
+	brokerEnd = 5 * time.Second // how long a broker is waited for that may be away
 )
 
 // consumeKafka takes records in rounds: fetch some, carry out those of each

@@ -58,12 +58,3 @@ func (m Message) Command() (Command, error) {
 	}
 	return c, nil
 }
-
-// Request is what the claim of the id stands for: the same id with another
-// command is not a repeat.
-func (m Message) Request() any {
-	if c, err := m.Command(); err == nil {
-		return c
-	}
-	return map[string]string{"digest": m.Digest()}
-}

@@ -75,7 +75,7 @@ func rabbitSession(ctx context.Context, w *Worker) error {
 		log.Printf("could not connect to RabbitMQ: %v", err)
 		return nil
 	}
-	defer conn.Close()
+	defer func() { conn.CloseDeadline(time.Now().Add(brokerEnd)) }()
 	ctx, end := context.WithCancel(ctx)
 	defer end()
 
@@ -108,7 +108,6 @@ func rabbitLane(ctx context.Context, w *Worker, conn *amqp.Connection, queue str
 		log.Printf("queue %s: %v", queue, err)
 		return nil
 	}
-	defer channel.Close()
 	ctx, end := context.WithCancel(ctx)
 	defer end()
 	closed := channel.NotifyClose(make(chan *amqp.Error, 1))

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"math/rand"
@@ -71,21 +72,36 @@ func (w *Worker) Handle(ctx context.Context, m Message, tries int) error {
 func (w *Worker) try(m Message) error {
 	ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
 	defer cancel()
-	c, err := m.Command()
-	if err == nil {
-		err = pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error { return apply(ctx, tx, m, c) })
-	}
+	err := w.carryOut(ctx, m)
 	if err == nil || !w.isRefused(m, err) {
 		return err
 	}
-	log.Printf("%s, message %s is rejected: %v", m.From, m.ID, err)
-	return pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error { return reject(ctx, tx, m, err.Error()) })
+	log.Printf("%s, message %s is refused: %v", m.From, m.ID, err)
+	return pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error { return reject(ctx, tx, m, err) })
+}
+
+// carryOut is the message's own transaction. A message that makes the program panic
+// would else do so for ever.
+func (w *Worker) carryOut(ctx context.Context, m Message) (err error) {
+	defer func() {
+		if problem := recover(); problem != nil {
+			err = refusal{fmt.Sprintf("panic: %v", problem)}
+		}
+	}()
+	c, err := m.Command()
+	if err != nil {
+		return err
+	}
+	return pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error { return apply(ctx, tx, m, c) })
 }
 
 // A refusal says why a message will never be carried out.
 type refusal struct{ reason string }
 
 func (r refusal) Error() string { return r.reason }
+
+// errTaken refuses a message whose id stands for another one.
+var errTaken error = refusal{"another message had this id"}
 
 var (
 	// errBusy: another transaction has the id or the order.

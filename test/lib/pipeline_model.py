@@ -28,7 +28,7 @@ STATES = {"create": "created", "pay": "paid", "cancel": "cancelled", "ship": "co
 
 # messages that nobody can carry out, by how that is said
 POISON = {"broken": "cannot be read", "unknown": "there is no command", "negative": "amount",
-          "no id": "has no id", "taken": "another message had this id"}
+          "no id": "has no id", "long id": "has no id", "nul": "Unicode escape", "taken": "another message had this id"}
 
 
 class Generator:
@@ -123,14 +123,16 @@ class Generator:
             body["do"] = "burn"
         elif kind == "negative":
             body["amount"] = -1
-        elif kind == "no id":
-            identity = ""
+        elif kind == "nul":
+            body["order"] = "order\x00"
+        elif kind in ("no id", "long id"):
+            identity = "" if kind == "no id" else "x" * 300
             body["order"] = f"{route} without an id"
         elif not self.creations:
             return
         else:
             identity, route = self.random.choice(self.creations)
-        name = identity or f"no id {number}"
+        name = f"no id {number}" if kind.endswith(" id") else identity
         self.expected["rejected"].setdefault(name, []).append(POISON[kind])
         self.send({"id": identity, "route": route, "body": body}, movable=kind != "taken")
 

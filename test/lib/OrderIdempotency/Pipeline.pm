@@ -27,6 +27,9 @@ my $model = "$FindBin::RealBin/../lib/pipeline_model.py";
 # Whom to kill, in turn: while a message is committed and not acknowledged, or at any time.
 my @plan = ('consumer', 'broker', 'server', 'consumer at any time', 'server at any time', 'broker at any time');
 
+# How many seconds without a message are the end.
+my $patience = 100;
+
 # What require_broker() is to be given. Without Go there is nothing to be tested.
 sub requirements
 {
@@ -39,7 +42,7 @@ sub requirements
 # How much there is to be done, and how many processes share it. OI_PIPELINE is full, or MESSAGES:KILLS.
 sub size
 {
-	my ($messages, $kills) = split /:/, ($ENV{OI_PIPELINE} || '15000:12') =~ s/^full$/100000:50/r;
+	my ($messages, $kills) = split /:/, ($ENV{OI_PIPELINE} || '10000:9') =~ s/^full$/100000:50/r;
 
 	return (messages => $messages, kills => $kills, consumers => 2, seed => $ENV{OI_SEED} || 160);
 }
@@ -110,7 +113,7 @@ sub _start
 sub _consumer
 {
 	my ($self, $number) = @_;
-	my $every = int($self->{messages} / (2.5 * $self->{kills} + 4));
+	my $every = int($self->{messages} / (1.3 * $self->{kills} + 4));
 
 	return $self->_start("consumer-$number", $self->{kind}, STOP_EVERY => $every);
 }
@@ -179,7 +182,7 @@ sub run_all
 
 	$self->{feeder} = $self->_start('feeder', "send-$self->{kind}");
 	$self->{killed} = 0;
-	my $looked = time;
+	my ($looked, $most, $since) = (time, 0, time);
 	while (1)
 	{
 		foreach my $number (0 .. $#$consumers)
@@ -188,6 +191,7 @@ sub run_all
 			  if !$consumers->[$number]->is_running;
 			next if !_stopped($consumers->[$number]);
 			$self->{killed} < $self->{kills} ? $self->_kill($number) : $consumers->[$number]->thaw;
+			$since = time;
 		}
 
 		# one is told to end in the middle, and comes back
@@ -198,11 +202,14 @@ sub run_all
 			$consumers->[0] = $self->_consumer(0);
 		}
 		sleep 0.02;
-		if (time - $looked > 0.5)
-		{
-			last if $self->_claimed >= $self->{sent}{distinct} && !$self->{feeder}->is_running;
-			$looked = time;
-		}
+		next if time - $looked < 0.5;
+		my $claimed = $self->_claimed;
+
+		$looked = time;
+		($most, $since) = ($claimed, time) if $claimed > $most;
+
+		# where no more come, some are lost, which will be seen
+		last if !$self->{feeder}->is_running && ($claimed >= $self->{sent}{distinct} || time - $since > $patience);
 	}
 	$self->{seconds} = time - $begin;
 	is($self->{feeder}->status, 0, 'everything was sent');
