@@ -9,6 +9,8 @@
  *	set NAME PROPERTY=VALUE ...					of a topic
  *	allow USER topic|transactional-id NAME OPERATION ...
  *	user NAME PASSWORD		for SCRAM-SHA-512
+ *	group NAME TOPIC		how many members a group of consumers has, and how many records of the
+ *							topic are left for it
  */
 import java.io.BufferedReader;
 import java.io.IOException;
@@ -26,10 +28,15 @@ import java.util.concurrent.ExecutionException;
 import org.apache.kafka.clients.admin.AdminClient;
 import org.apache.kafka.clients.admin.AlterConfigOp;
 import org.apache.kafka.clients.admin.ConfigEntry;
+import org.apache.kafka.clients.admin.ListOffsetsResult.ListOffsetsResultInfo;
 import org.apache.kafka.clients.admin.NewTopic;
+import org.apache.kafka.clients.admin.OffsetSpec;
 import org.apache.kafka.clients.admin.ScramCredentialInfo;
 import org.apache.kafka.clients.admin.ScramMechanism;
 import org.apache.kafka.clients.admin.UserScramCredentialUpsertion;
+import org.apache.kafka.clients.consumer.OffsetAndMetadata;
+import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.TopicPartitionInfo;
 import org.apache.kafka.common.acl.AccessControlEntry;
 import org.apache.kafka.common.acl.AclBinding;
 import org.apache.kafka.common.acl.AclOperation;
@@ -86,6 +93,8 @@ public class Admin {
 				client.alterUserScramCredentials(List.of(new UserScramCredentialUpsertion(words[1],
 					new ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096), words[2]))).all().get();
 				return "";
+			case "group":
+				return group(words[1], words[2]);
 			default:
 				throw new IllegalArgumentException(words[0]);
 		}
@@ -108,6 +117,24 @@ public class Admin {
 
 		return partitions + " " + client.describeConfigs(List.of(resource)).all().get().get(resource)
 			.get("cleanup.policy").value();
+	}
+
+	private String group(String name, String topic) throws ExecutionException, InterruptedException {
+		int members = client.describeConsumerGroups(List.of(name)).all().get().get(name).members().size();
+		Map<TopicPartition, OffsetAndMetadata> committed =
+			client.listConsumerGroupOffsets(name).partitionsToOffsetAndMetadata().get();
+		Map<TopicPartition, OffsetSpec> ends = new HashMap<>();
+		long left = 0;
+
+		for (TopicPartitionInfo partition : client.describeTopics(List.of(topic)).allTopicNames().get().get(topic).partitions()) {
+			ends.put(new TopicPartition(topic, partition.partition()), OffsetSpec.latest());
+		}
+		for (Map.Entry<TopicPartition, ListOffsetsResultInfo> end : client.listOffsets(ends).all().get().entrySet()) {
+			OffsetAndMetadata offset = committed.get(end.getKey());
+
+			left += end.getValue().offset() - (offset == null ? 0 : offset.offset());
+		}
+		return members + " " + left;
 	}
 
 	private void set(String name, Map<String, String> pairs) throws ExecutionException, InterruptedException {

@@ -6,6 +6,9 @@
 # every second time while a message is committed and its offset is not.  Who reads what is committed
 # has the effect of each message exactly once, each order's in their order.
 #
+# Bugs that this catches, each planted and seen to fail: offsets committed before the database commits;
+# the claim committed by a transaction of its own.
+#
 # The full run: make test KIND=tap TESTS=160_pipeline_kafka OI_PIPELINE=full FILE_TIMEOUT=3600
 
 use strict;
@@ -32,20 +35,10 @@ $kafka->create_topic('commands', partitions => 6);
 $kafka->create_topic('events');
 $kafka->create_topic('commands.rejected', partitions => 1);
 
-# What the group has to do with the topic: nothing, members gone, or how far behind each partition is.
+# How many members the group has, and how many commands are left for it.
 sub group
 {
-	my (@what) = @_;
-
-	return $kafka->admin('org.apache.kafka.tools.consumer.group.ConsumerGroupCommand', '--describe', '--group', 'pipeline', @what);
-}
-
-# Is everything consumed, and that committed?
-sub no_lag
-{
-	my @lags = map { (split ' ')[5] } grep { /^pipeline\s/ } split /\n/, group();
-
-	return @lags == 6 && !grep { $_ ne '0' } @lags;
+	return $kafka->admin('group', 'pipeline', 'commands');
 }
 
 my $pipeline = OrderIdempotency::Pipeline->new(
@@ -53,10 +46,9 @@ my $pipeline = OrderIdempotency::Pipeline->new(
 	env => { KAFKA => $kafka->servers, SESSION_TIMEOUT => '3s' });
 wait_for_worker($node, $_) foreach qw(events rejected);
 $pipeline->run_all;
-$pipeline->wait_consumed(\&no_lag);
+$pipeline->wait_consumed(sub { group() =~ / 0$/ });
 $pipeline->finish;
-unlike(group('--members'), qr/^pipeline\s/m, 'those who end leave the group');
-ok(no_lag(), 'and every offset is committed');
+is(group(), '0 0', 'those who end leave the group, and every offset is committed');
 $pipeline->compare(sub { $kafka->records_to_file(@_) });
 
 $node->stop;

@@ -3,6 +3,9 @@
 # when the database has committed, and the sink rabbitmq.  That one delivers at least once, so the reader
 # drops what comes again under the same message_id (promise 7).
 #
+# Bugs that this catches, each planted and seen to fail: messages acknowledged before the database
+# commits; no claim of the message's id (parcels are sent twice, and the stock is short).
+#
 # The full run: make test KIND=tap TESTS=161_pipeline_rabbitmq OI_PIPELINE=full FILE_TIMEOUT=3600
 
 use strict;

@@ -230,10 +230,12 @@ sub wait_consumed
 {
 	my ($self, $check) = @_;
 
-	wait_for('all messages to be consumed', sub {
-		$_->thaw foreach grep { _stopped($_) } @{ $self->{running} };
-		return $check->();
-	}, 300);
+	ok( eval {
+			wait_for('all messages to be consumed', sub {
+				$_->thaw foreach grep { _stopped($_) } @{ $self->{running} };
+				return $check->();
+			}, 200);
+		}, 'all messages are consumed');
 	return;
 }
 
