@@ -39,6 +39,19 @@ $node->safe_psql('postgres', "SELECT $api.create_order('one', 100, 'EUR', 'alice
 $node->poll_query_until('postgres', "SELECT state = 'cancelled' FROM $api.orders WHERE key = 'one'") or die;
 no_more_than(worst_delay('one', '1 s'), 15, 'seconds after the deadline');
 
+# While the maintenance process waits for a deadline, or for the time to rotate, it rests: in a
+# database of its own nobody else has transactions.
+$node->safe_psql('postgres', 'CREATE DATABASE rest');
+$node->safe_psql('rest', "CREATE EXTENSION $api; SELECT $api.create_order('now', 100, 'EUR', 'alice', pay_within => '1 ms');"
+	  . " SELECT $api.create_order('later', 100, 'EUR', 'alice', pay_within => '4 s')");
+$node->poll_query_until('rest', "SELECT state = 'cancelled' FROM $api.orders WHERE key = 'later'") or die;
+$node->poll_query_until('postgres', <<~'SQL') or die;
+	SELECT xact_commit > 5 FROM pg_stat_database WHERE datname = 'rest'
+	AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = 'rest')
+	SQL
+no_more_than($node->safe_psql('postgres', "SELECT xact_commit FROM pg_stat_database WHERE datname = 'rest'"),
+	500, 'transactions until a deadline that is four seconds away');
+
 # Payments that come around the deadline.  Each session creates its orders, whose
 # deadlines follow each other, and pays for each about when its time is over, in a
 # transaction that stays open for a moment.
