@@ -24,6 +24,7 @@ FIRST_PORT = 54341              # names sockets; nothing listens on TCP
 DATABASE = "torture"
 APPLICATION = "torture_app"
 POLL = 0.05
+REWIND_DEADLINE = 60.0        # seconds
 
 # fsync: what dies here are processes, and what they wrote the kernel has.
 CONFIGURATION = """
@@ -141,6 +142,7 @@ class Cluster:
         self.nodes[0].peer, self.nodes[1].peer = self.nodes[1], self.nodes[0]
         self.sockets = sockets
         self.primary, self.standby = self.nodes
+        self.rewind_due = False
         self.promotions = 0
         self.rewinds = 0
 
@@ -197,9 +199,6 @@ class Cluster:
 
     def bring_up(self):
         """Both servers up, started again where they have ended; commits are acknowledged."""
-        for node in (self.primary, self.standby):
-            if node.ended():
-                node.start()
         self.wait_for("the primary", self._accepts)
         self.wait_for("the standby to follow", self._followed)
 
@@ -210,7 +209,7 @@ class Cluster:
 
     def _followed(self):
         if self.standby.ended():
-            self.standby.start()
+            self.follow()
         return self.execute("SELECT count(*) > 0 FROM pg_stat_replication "
                             "WHERE sync_state = 'sync' AND state = 'streaming'",
                             database="postgres")[0][0]
@@ -221,25 +220,46 @@ class Cluster:
         run_quietly([new.program("pg_ctl"), "promote", "-D", new.data, "-w", "-t", "120"])
         self.primary, self.standby = new, old
         self.promotions += 1
-        with new.connect("postgres") as connection:
-            connection.execute("CHECKPOINT")    # pg_rewind reads the timeline there
-        self._rewind()
-        old.start()
+        self.rewind_due = True
+        self.follow()
+
+    def follow(self):
+        """Start the standby; first rewind it, if it is a former primary."""
+        if self.rewind_due:
+            # pg_rewind reads the timeline there
+            self.execute("CHECKPOINT", database="postgres")
+            self._rewind()
+            self.rewind_due = False
+        self.standby.start()
 
     def _rewind(self):
-        """Have the former primary follow the new one."""
+        """Have the former primary follow the new one.
+
+        pg_rewind first starts and ends it by itself, which fails as long as it has orphans.
+        Whatever comes of it, it must never again start as a primary.
+        """
         old, new = self.standby, self.primary
         source = make_conninfo(host=self.sockets, port=new.port, user="postgres",
                                dbname="postgres")
+        deadline = time.monotonic() + REWIND_DEADLINE
+        while not self._try_rewind(old, source):
+            if time.monotonic() > deadline:
+                raise ServerError(f"pg_rewind failed; see {old.log}")
+            time.sleep(1.0)
+        self.rewinds += 1
+
+    @staticmethod
+    def _try_rewind(old, source):
+        """One attempt; False: it failed."""
         with open(old.log, "ab") as log:
             done = subprocess.run(
                 [old.program("pg_rewind"), "-D", old.data, "--source-server", source, "--no-sync"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False)
         if done.returncode:
-            raise ServerError(f"pg_rewind failed; see {old.log}")
+            return False
         with open(old.standby_signal, "wb"):
             pass
-        self.rewinds += 1
+        return True
 
     def stop(self):
         """Stop both, the standby last: the primary's shutdown sends it everything."""

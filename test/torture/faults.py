@@ -18,23 +18,33 @@ import psycopg
 from cluster import DATABASE, ServerError
 from storm import storm
 
-# kind -> weight; those of brokers are chosen evenly below their own weight
-SERVER_KINDS = {
-    "kill backend": 8, "kill worker": 8, "kill launcher": 4, "kill maintenance": 2,
-    "kill auxiliary": 6, "kill postmaster": 5, "immediate stop": 4, "fast restart": 3,
-    "freeze": 7, "terminate all": 6, "promote": 4, "promote behind": 2, "kill standby": 4,
-    "disk full": 4, "drop database": 4, "update extension": 3, "reindex": 5, "vacuum full": 5,
-    "rotate keys": 5, "rotate log": 5, "clock": 4, "pause": 3, "claim storm": 2}
-BROKER_KINDS = {
-    "broker killed": 6, "broker restarted": 3, "broker frozen": 4, "broker black hole": 5,
-    "broker deaf": 3, "broker stalled": 2, "broker cut": 8, "broker slow": 4, "broker gone": 3,
-    "broker reset": 3, "broker unbound": 2}
-BROKER_SHARE = 0.3
+SERVER_KINDS = (
+    "kill backend", "kill worker", "kill at point", "kill launcher", "kill maintenance", "kill auxiliary",
+    "kill postmaster", "immediate stop", "fast restart", "freeze", "terminate all", "promote",
+    "promote behind", "kill standby", "disk full", "drop database", "update extension", "reindex",
+    "vacuum full", "rotate keys", "rotate log", "clock", "pause", "claim storm")
+BROKER_KINDS = (
+    "broker killed", "broker restarted", "broker frozen", "broker black hole", "broker deaf",
+    "broker stalled", "broker cut", "broker slow", "broker gone", "broker reset",
+    "broker unbound")
+
+# that come more than once in each round
+OFTEN = ("kill at point", "kill backend", "kill worker", "kill worker", "kill auxiliary", "freeze", "terminate all",
+         "broker cut", "broker black hole")
+
+# seconds that a fault of a broker waits for the one before to be over
+PATIENCE = 5.0
+
 STORM_SECONDS = 2.0
 
 TABLES = ("orders", "ledger", "payment_deadlines", "outbox_0", "outbox_1", "outbox_2",
           "outbox_3", "claims_0", "claims_1", "claims_2", "claims_3", "failed_events",
           "subscription_cursors", "subscriptions", "generations")
+
+# of a worker's round, and of the sink kafka's deliveries and starts
+POINTS = ("drain:read", "drain:durable", "intent:recorded", "sink:before", "sink:after",
+          "drain:record", "drain:recording", "drain:recorded")
+KAFKA_POINTS = ("kafka:begun", "kafka:sent", "kafka:committed", "kafka:start", "kafka:started")
 
 AUXILIARY = ("checkpointer", "walwriter", "background writer", "walsender",
              "autovacuum launcher")
@@ -52,21 +62,22 @@ WHERE pid <> pg_backend_pid()
 
 
 def plan(seed, brokers, chosen=()):
-    """The faults of a seed, without end: number, kind, target, random numbers.
+    """The faults of a seed, without end: number, kind, broker, random numbers.
 
-    Of all kinds, or of those that are chosen.
+    They come in rounds, in each of which every kind has its turn, or those that are chosen.
     """
     rng = random.Random(f"{seed}/faults")
+    kinds = [kind for kind in SERVER_KINDS + BROKER_KINDS + OFTEN
+             if (brokers or kind not in BROKER_KINDS) and (not chosen or kind in chosen)]
     number = 0
     while True:
-        number += 1
-        broker = rng.choice(brokers) if brokers and rng.random() < BROKER_SHARE else None
-        kinds = BROKER_KINDS if broker else SERVER_KINDS
-        kinds = {k: weight for k, weight in kinds.items() if not chosen or k in chosen}
-        if not kinds:
-            continue            # none of these is chosen
-        kind = rng.choices(list(kinds), list(kinds.values()))[0]
-        yield number, kind, broker, random.Random(f"{seed}/fault/{number}")
+        rng.shuffle(kinds)
+        for kind in kinds:
+            number += 1
+            broker = rng.choice(brokers) if kind in BROKER_KINDS else None
+            if kind == "broker unbound" and "rabbitmq" in brokers:
+                broker = "rabbitmq"
+            yield number, kind, broker, random.Random(f"{seed}/fault/{number}")
 
 
 class Nobody(Exception):
@@ -76,14 +87,14 @@ class Nobody(Exception):
 class Faults:
     """Strikes, and writes down what was done."""
 
-    def __init__(self, cluster, brokers, rundir, has_full, has_clock):
+    def __init__(self, cluster, brokers, rundir, has_full, modules, update):
         self.cluster = cluster
         self.brokers = {broker.sink: broker for broker in brokers}
         self.log = open(os.path.join(rundir, "faults.jsonl"), "a", encoding="utf-8")
         self.missed = open(os.path.join(rundir, "missed.jsonl"), "a", encoding="utf-8")
         self.lock = threading.Lock()
         self.busy = {}          # sink -> thread that is at its broker
-        self.has_full, self.has_clock = has_full, has_clock
+        self.has_full, self.modules, self.update = has_full, modules, update
         self.count = 0
         self.struck = {}        # kind -> how often
         self.failures = []      # what a fault found that is a bug by itself
@@ -96,7 +107,10 @@ class Faults:
             self._record(number, kind, "server", getattr(self, name), rng)
             return
         if sink in self.busy:
-            self.busy.pop(sink).join()
+            self.busy[sink].join(PATIENCE)
+            if self.busy[sink].is_alive():
+                self._record(number, kind, sink, still_busy)
+                return
         self.busy[sink] = threading.Thread(
             target=self._record, args=(number, kind, sink, getattr(self, name), rng,
                                        self.brokers[sink]))
@@ -115,6 +129,8 @@ class Faults:
             note = function(*arguments)
         except Nobody as nobody:
             note, struck = f"nobody to be hit: {nobody}", False
+        except (psycopg.errors.UndefinedFunction, psycopg.errors.UndefinedTable) as error:
+            note, struck = f"not in 1.0: {str(error).strip()}", False
         except (psycopg.Error, ServerError, OSError) as error:
             note = f"{type(error).__name__}: {str(error).strip()}"
         with self.lock:
@@ -170,6 +186,29 @@ class Faults:
         sink = rng.choice(["file", *self.brokers])
         return self._kill("SELECT pid FROM order_idempotency.subscription_status "
                           "WHERE name = %s", (f"to-{sink}",)) + f" of {sink}"
+
+    def kill_at_point(self, rng):
+        """A worker, at one of the steps of its round; or it has an error there."""
+        sink = rng.choice(["file", *self.brokers])
+        point = rng.choice(POINTS + (KAFKA_POINTS if sink == "kafka" else ()))
+        action = rng.choice(("kill", "kill", "terminate", "error"))
+        if "test_fault" not in self.modules:
+            raise Nobody("module test_fault is not installed")
+        directory = os.path.join(self.cluster.primary.data, "faults")
+        os.makedirs(directory, exist_ok=True)
+        order = os.path.join(directory, f"{point} of order_idempotency to-{sink}")
+        with open(order + ".new", "w", encoding="ascii") as out:
+            out.write(f"{rng.randrange(1, 4)} {action}\n")
+        os.rename(order + ".new", order)
+        deadline = time.monotonic() + PATIENCE
+        while os.path.exists(order) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        try:
+            os.unlink(order)
+        except FileNotFoundError:
+            self._back()
+            return f"{action} at {point} of {sink}"
+        raise Nobody(f"{sink} did not come to {point}")
 
     def kill_launcher(self, _rng):
         """The launcher."""
@@ -251,7 +290,7 @@ class Faults:
             send(self._find(OF_TYPE, ("walwriter",)), signal.SIGKILL)
         time.sleep(rng.choice((1.0, 2.0)))
         self._end_primary("kill")
-        cluster.standby.start()
+        cluster.follow()
         cluster.promote()
         self._back()
         return f"{how}; now {cluster.primary.name}"
@@ -305,9 +344,13 @@ class Faults:
             self._administer(f"DROP DATABASE {name} WITH (FORCE)", database="postgres")
 
     def update_extension(self, rng):
-        """A database of 1.0 is updated; so is that of the run, which changes nothing."""
+        """A database of 1.0 is updated; so is that of the run, with clients at work.
+
+        Runs of odd seeds begin with 1.0; later this changes nothing.
+        """
         name = f"old_{rng.randrange(10 ** 6)}"
         self._administer("ALTER EXTENSION order_idempotency UPDATE")
+        self.update()
         self._administer(f"CREATE DATABASE {name}", database="postgres")
         try:
             self._administer("CREATE EXTENSION order_idempotency VERSION '1.0'",
@@ -348,7 +391,7 @@ class Faults:
 
     def clock(self, rng):
         """The clock of the deliveries is set forward, or back to the true time."""
-        if not self.has_clock:
+        if "test_clock" not in self.modules:
             raise Nobody("module test_clock is not installed")
         ahead = rng.choice((0, 60, 3600, 86400, 10 ** 8))
         self._administer(f"ALTER SYSTEM SET test_clock.ahead = {ahead}",
@@ -365,9 +408,12 @@ class Faults:
         try:
             self._administer(f"SELECT order_idempotency.pause_subscription('{name}')")
             time.sleep(rng.choice((0, 0.5)))
-        finally:
-            self.cluster.wait_for("the subscription to be resumed", lambda: self.cluster.execute(
-                "SELECT order_idempotency.resume_subscription(%s)::text", (name,)))
+        except (psycopg.errors.UndefinedFunction, psycopg.errors.UndefinedObject) as error:
+            raise Nobody(str(error).strip()) from error
+        except psycopg.Error:
+            pass                # it may be paused all the same
+        self.cluster.wait_for("the subscription to be resumed", lambda: self.cluster.execute(
+            "SELECT order_idempotency.resume_subscription(%s)::text", (name,)))
         return name
 
     # -- brokers -----------------------------------------------------------------
@@ -446,6 +492,11 @@ class Faults:
         after = rng.randrange(0, 400)
         broker.proxy.tell(f"cut {after}")
         return f"after {after} bytes"
+
+
+def still_busy():
+    """Instead of a fault of a broker that is not back from the last one."""
+    raise Nobody("it is not back from the last fault")
 
 
 def send(pid, number):
