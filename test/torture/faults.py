@@ -394,8 +394,10 @@ class Faults:
         if "test_clock" not in self.modules:
             raise Nobody("module test_clock is not installed")
         ahead = rng.choice((0, 60, 3600, 86400, 10 ** 8))
-        self._administer(f"ALTER SYSTEM SET test_clock.ahead = {ahead}",
-                         "SELECT pg_reload_conf()")
+        for node in self.cluster.nodes:
+            with node.connect("postgres") as connection:
+                connection.execute(f"ALTER SYSTEM SET test_clock.ahead = {ahead}")
+                connection.execute("SELECT pg_reload_conf()")
         return f"{ahead} s ahead"
 
     def claim_storm(self, _rng):

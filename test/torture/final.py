@@ -59,12 +59,18 @@ def finish_prepared(cluster):
         cluster.execute(finishing(gid))
 
 
-def quiesce(cluster, seconds):
-    """Until nothing is left to be done; what is left when the time is over, by lines."""
+def quiesce(cluster, seconds, redrive):
+    """Until nothing is left to be done; what is left when the time is over, by lines.
+
+    redrive: as an operator does who has set the clock back; what failed while it was ahead
+    would wait until then.
+    """
     finish_prepared(cluster)
     asleep = lines_left(cluster, ASLEEP, WAKE_UP)
     for name, in cluster.execute("SELECT name FROM order_idempotency.subscriptions"):
         cluster.execute("SELECT order_idempotency.resume_subscription(%s)", (name,))
+        if redrive:
+            cluster.execute("SELECT order_idempotency.redrive(%s, everything => true)", (name,))
     return asleep + lines_left(cluster, QUIET, seconds)
 
 
