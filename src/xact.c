@@ -6,8 +6,10 @@
  * Before the commit: synchronous_commit is raised to "on" if it is less, as
  * late as possible, so that nothing the session says after our function (SET
  * LOCAL synchronous_commit = off) undoes it.  Only the transaction is
- * affected.  A prepared transaction needs nothing: the server always flushes
- * PREPARE and COMMIT PREPARED.
+ * affected.  PREPARE and COMMIT PREPARED are always flushed, but wait for the
+ * standbys only if the session says so: it is raised for them as well.  Of what a
+ * prepared transaction wrote nothing is known any more, so that is for each one
+ * in a database that has the extension.
  *
  * A transaction that wrote nothing answered by what others have committed, and
  * a commit whose wait for the synchronous standbys was broken off, by a crash or by
@@ -31,6 +33,7 @@
 #include "utils/guc.h"
 
 #include "incarnation.h"
+#include "relation.h"
 #include "shmem.h"
 #include "xact.h"
 
@@ -39,6 +42,8 @@ static bool asked = false;
 static bool wrote = false;
 static bool wrote_event = false;
 static TimestampTz earliest_deadline = OI_NEVER;
+
+static ProcessUtility_hook_type prev_process_utility_hook = NULL;
 
 /* Sees to it that the commit record will be flushed, here and on standbys. */
 static void
@@ -93,6 +98,8 @@ xact_callback(XactEvent event, void *arg)
 			wait_for_what_was_seen();
 			break;
 		case XACT_EVENT_PRE_PREPARE:
+			if (wrote)
+				raise_synchronous_commit();
 			wait_for_what_was_seen();
 			break;
 		case XACT_EVENT_COMMIT:
@@ -111,11 +118,38 @@ xact_callback(XactEvent event, void *arg)
 	}
 }
 
+/* Is it a COMMIT PREPARED? */
+static bool
+commits_prepared(Node *statement)
+{
+	return IsA(statement, TransactionStmt) &&
+		((TransactionStmt *) statement)->kind == TRANS_STMT_COMMIT_PREPARED;
+}
+
+/* Hook: a utility command is about to run. */
+static void
+raise_for_prepared(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
+				   ProcessUtilityContext context, ParamListInfo params,
+				   QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc)
+{
+	if (commits_prepared(pstmt->utilityStmt) && !RecoveryInProgress() && oi_extension_present())
+		raise_synchronous_commit();
+
+	if (prev_process_utility_hook)
+		prev_process_utility_hook(pstmt, queryString, readOnlyTree, context, params,
+								  queryEnv, dest, qc);
+	else
+		standard_ProcessUtility(pstmt, queryString, readOnlyTree, context, params,
+								queryEnv, dest, qc);
+}
+
 /* Called once, when the library is loaded. */
 void
 oi_xact_init(void)
 {
 	RegisterXactCallback(xact_callback, NULL);
+	prev_process_utility_hook = ProcessUtility_hook;
+	ProcessUtility_hook = raise_for_prepared;
 }
 
 /*

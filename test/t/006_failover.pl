@@ -5,7 +5,7 @@
 #
 # Bugs that this catches: raising synchronous_commit only to local durability (or
 # by forcing a flush), which does not wait for the standby; answering by a commit that the
-# standby does not have (found by test/torture); writing during recovery; keeping in the
+# standby does not have, and two-phase commits that do not wait (found by test/torture); writing during recovery; keeping in the
 # primary's memory who holds a key.
 
 use strict;
@@ -75,8 +75,10 @@ foreach my $call (@writing)
 # says; then it comes, and they are done.
 $primary->append_conf('postgresql.conf', "synchronous_standby_names = '*'");
 $primary->reload;
+$primary->safe_psql('postgres',
+	"BEGIN; SELECT $api.create_order('before', 1, 'EUR', 'alice'); PREPARE TRANSACTION 'before'");
 $standby->stop;
-my $pool = OrderIdempotency::Sessions->new($primary, 4,
+my $pool = OrderIdempotency::Sessions->new($primary, 6,
 	setup => "SET synchronous_commit = off;\n"
 	  . 'SET order_idempotency.in_flight_wait = -1;');
 $pool->send(0, "SELECT outcome FROM $api.claim_key('sync', '[1]');");
@@ -85,14 +87,18 @@ $pool->send(2, "SELECT outcome FROM $api.transition_order('o', 'paid', 'r1');");
 $pool->send(3, 'BEGIN;'
 	  . " SELECT order_idempotency.emit_event('parcel.sent', 'sync') \\gset\n"
 	  . 'SET LOCAL synchronous_commit = local; COMMIT; SELECT 1;');
+$pool->send(4, "BEGIN; SELECT outcome FROM $api.create_order('during', 1, 'EUR', 'alice'); PREPARE TRANSACTION 'during';");
+$pool->send(5, "SET synchronous_commit = local; COMMIT PREPARED 'before'; SELECT 2;");
 my $pids = $pool->pids;
 ok( $primary->poll_query_until('postgres',
-		"SELECT count(*) = 4 FROM pg_stat_activity"
+		"SELECT count(*) = 6 FROM pg_stat_activity"
 		  . " WHERE pid IN ($pids) AND wait_event = 'SyncRep'"),
 	'commits wait for the synchronous standby');
 $standby->start;
-is(join('', $pool->collect_all), "claimed\ncreated\napplied\n1\n",
+is(join('', $pool->collect_all), "claimed\ncreated\napplied\n1\ncreated\n2\n",
 	'and are acknowledged when it has them');
+
+$pool->run(4, "COMMIT PREPARED 'during';");
 
 # A commit whose session is terminated while it waits is visible, and the standby does not
 # have it.  Who asks again is not answered before it has, or the answer could turn out
