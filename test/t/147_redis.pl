@@ -4,10 +4,10 @@
 # replica that has not got everything, or written to by others.  redis-cli looks at
 # the streams.
 #
-# Bugs that this catches, planted and seen to fail: a refusal taken for "delivered" without
-# a look at what is there; another id on each attempt; an old
-# connection that may still write; an entry that a consumer has removed sent again; a
-# script that writes although the books are gone.
+# Bugs that this catches, planted and seen to fail: an answer that did not come taken for one that
+# the event is not there; a refusal taken for "delivered" without a look at what is there; another
+# id on each attempt; an old connection that may still write; an entry that a consumer has
+# removed sent again; a script that writes although the books are gone.
 
 use strict;
 use warnings;

@@ -2,10 +2,10 @@
 # promises 4 (no event lost), 6 (order per key) and 7 (exactly once); a worker
 # that is told to end does so within seconds, whatever its broker does.
 #
-# Bugs that this catches: an answer that did not come taken for one that did; a commit
-# of which nothing is known taken for done, or for not done; a worker that cannot be
-# ended while librdkafka waits; a former attempt that still sends when the next one does; a
-# marker in a transaction of its own, before or behind that of the events.
+# Bugs that this catches: an answer that did not come taken for one that did; a worker that
+# cannot be ended while librdkafka waits; a former attempt that still sends when the next one does.
+# Planted and seen to fail: a commit of which nothing is known taken for done; a marker in a
+# transaction of its own, before that of the events, or behind it.
 
 use strict;
 use warnings;
