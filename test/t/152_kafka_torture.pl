@@ -152,12 +152,13 @@ sub strike
 		$kafka->kill9;
 		end_hang($node, $point);
 		$kafka->start;
+
+		# the worker may wait long for the broker that was away
+		eval { $node->psql('postgres', "SELECT $api.resume_subscription('torture')") };
 	}
 	note_kill($action, $point) if $action ne 'error';
 	if ($again)
 	{
-		# the worker may wait long for the broker that was away
-		eval { $node->psql('postgres', "SELECT $api.resume_subscription('torture')") };
 		ok(wait_for_fault($node, $again), "$i: and the start after it killed at $again") or return 0;
 		note_kill('kill', $again);
 	}
