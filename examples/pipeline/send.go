@@ -93,6 +93,9 @@ func sendRabbitMQ(ctx context.Context) error {
 	defer sender.close()
 	var batch []Line
 	err := eachLine(func(line Line) error {
+		if len(line.ID) > maxID { // the library would cut it
+			return fmt.Errorf("message_id is longer than %d bytes: %s", maxID, line.ID)
+		}
 		batch = append(batch, line)
 		if len(batch) < sendBatch {
 			return nil

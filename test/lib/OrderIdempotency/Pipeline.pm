@@ -57,7 +57,7 @@ sub new
 	$self->{dir} = $self->{node}->basedir . '/pipeline';
 	mkdir $self->{dir} or die "could not create directory: $!";
 	note "seed $self->{seed}, $self->{messages} messages, $self->{kills} kills";
-	$self->{sent} = decode_json($self->_model('generate', $self->{seed}, $self->{messages}, map { $self->_file($_) } qw(feed expected)));
+	$self->{sent} = decode_json($self->_model('generate', $self->{kind}, $self->{seed}, $self->{messages}, map { $self->_file($_) } qw(feed expected)));
 	$self->_psql('schema.sql');
 	$self->_psql("$self->{kind}.sql", %{ $self->{variables} });
 	$self->{node}->safe_psql('postgres', <<~"SQL");
