@@ -14,10 +14,14 @@
  */
 #include "postgres.h"
 
+#include "jsonb_text.h"
 #include "order_sink.h"
-#include "utils/json.h"
 #include "utf8.h"
+#include "utils/builtins.h"
 #include "utils/timestamp.h"
+
+/* of a time as RFC 3339 has it, with a year of four digits */
+#define RFC3339_SIZE sizeof("2026-01-01T00:00:00.000000Z")
 
 /* attributes that every event can have */
 #define FIXED_ATTRIBUTES 9
@@ -54,21 +58,64 @@ oi_cloudevent_source(const char *database)
 }
 
 /*
- * A time as RFC 3339 has it, in UTC.
+ * Write a number with as many digits as are asked for, and a character behind it.
+ * Returns where that ends.
  */
 static char *
-rfc3339(TimestampTz at)
+write_digits(char *at, int number, int digits, char behind)
+{
+	for (int i = digits - 1; i >= 0; i--)
+	{
+		at[i] = '0' + number % 10;
+		number /= 10;
+	}
+	at[digits] = behind;
+	return at + digits + 1;
+}
+
+/*
+ * A time as RFC 3339 has it, in UTC.  Every event has one, so it is not made by
+ * printf.
+ */
+static char *
+rfc3339(TimestampTz time)
 {
 	struct pg_tm tm;
 	fsec_t		fsec;
+	char	   *text;
+	char	   *at;
 
-	if (TIMESTAMP_NOT_FINITE(at) || timestamp2tm(at, NULL, &tm, &fsec, NULL, NULL) != 0)
+	if (TIMESTAMP_NOT_FINITE(time) || timestamp2tm(time, NULL, &tm, &fsec, NULL, NULL) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("timestamp out of range")));
-	return psprintf("%04d-%02d-%02dT%02d:%02d:%02d.%06dZ",
-					tm.tm_year, tm.tm_mon, tm.tm_mday, tm.tm_hour, tm.tm_min,
-					tm.tm_sec, fsec);
+	if (tm.tm_year < 0 || tm.tm_year > 9999)
+		return psprintf("%04d-%02d-%02dT%02d:%02d:%02d.%06dZ",
+						tm.tm_year, tm.tm_mon, tm.tm_mday, tm.tm_hour, tm.tm_min,
+						tm.tm_sec, fsec);
+	at = text = palloc(RFC3339_SIZE);
+
+	at = write_digits(at, tm.tm_year, 4, '-');
+	at = write_digits(at, tm.tm_mon, 2, '-');
+	at = write_digits(at, tm.tm_mday, 2, 'T');
+	at = write_digits(at, tm.tm_hour, 2, ':');
+	at = write_digits(at, tm.tm_min, 2, ':');
+	at = write_digits(at, tm.tm_sec, 2, '.');
+	at = write_digits(at, fsec, 6, 'Z');
+	*at = '\0';
+	return text;
+}
+
+/*
+ * A number as text.
+ */
+static char *
+number_text(int64 number)
+{
+	char	   *text = palloc(MAXINT8LEN + 1);
+
+	(void) pg_lltoa(number, text);
+	return text;
 }
 
 /*
@@ -123,7 +170,7 @@ oi_cloudevent_attributes(const OiSinkState *state, const OiSinkEvent *event, int
 	};
 	attributes[at++] = (OiSinkHeader)
 	{
-		"sequence", psprintf(INT64_FORMAT, event->position)
+		"sequence", number_text(event->position)
 	};
 	for (int i = 0; i < event->nheaders; i++)
 		if (is_attribute(event->headers[i].name))
@@ -152,11 +199,16 @@ oi_cloudevent_append(StringInfo buf, const OiSinkState *state, const OiSinkEvent
 
 	for (int i = 0; i < n; i++)
 	{
-		appendStringInfo(buf, "%c\"%s\":", i == 0 ? '{' : ',', attributes[i].name);
-		escape_json(buf, attributes[i].value);
+		appendStringInfoCharMacro(buf, i == 0 ? '{' : ',');
+		oi_json_append_string(buf, attributes[i].name, strlen(attributes[i].name));
+		appendStringInfoCharMacro(buf, ':');
+		oi_json_append_string(buf, attributes[i].value, strlen(attributes[i].value));
 	}
 	if (event->payload != NULL)
-		appendStringInfo(buf, ",\"data\":%s", event->payload);
+	{
+		appendStringInfoString(buf, ",\"data\":");
+		appendStringInfoString(buf, event->payload);
+	}
 	appendStringInfoChar(buf, '}');
 	pfree(attributes);
 }

@@ -63,8 +63,8 @@ append_escape(StringInfo out, char c)
 /*
  * Append a string within quotes.
  */
-static void
-append_string(StringInfo out, const char *string, int len)
+void
+oi_json_append_string(StringInfo out, const char *string, int len)
 {
 	const char *end = string + len;
 
@@ -105,7 +105,7 @@ append_scalar(StringInfo out, const JsonbValue *value)
 			pfree(text);
 			break;
 		case jbvString:
-			append_string(out, value->val.string.val, value->val.string.len);
+			oi_json_append_string(out, value->val.string.val, value->val.string.len);
 			break;
 		default:
 			elog(ERROR, "unknown jsonb scalar type %d", (int) value->type);
@@ -129,7 +129,7 @@ append_token(StringInfo out, JsonbIteratorToken token, const JsonbValue *value, 
 			appendStringInfoCharMacro(out, '{');
 			return false;
 		case WJB_KEY:
-			append_string(out, value->val.string.val, value->val.string.len);
+			oi_json_append_string(out, value->val.string.val, value->val.string.len);
 			append(out, ": ", 2);
 			return false;
 		case WJB_END_ARRAY:

@@ -277,7 +277,9 @@ append_header(struct curl_slist *list, const char *prefix, const char *name, con
 	StringInfoData line;
 
 	initStringInfo(&line);
-	appendStringInfo(&line, "%s%s: ", prefix, name);
+	appendStringInfoString(&line, prefix);
+	appendStringInfoString(&line, name);
+	appendStringInfoString(&line, ": ");
 	oi_headers_append_value(&line, value);
 	list = curl_slist_append(list, line.data);
 	pfree(line.data);

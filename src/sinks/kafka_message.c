@@ -13,6 +13,12 @@
 #include "common/hashfn.h"
 #include "kafka_sink.h"
 #include "miscadmin.h"
+#include "shared_headers.h"
+
+#define PREFIX "ce_"
+
+/* the names of the usual headers */
+static const char *const names[] = OI_HEADERS_NAMES(PREFIX);
 
 /*
  * Forget all answers: messages are sent from here on.
@@ -31,18 +37,6 @@ kafka_begin_round(KafkaSink *sink)
 }
 
 /*
- * Add a header.
- */
-static void
-add_header(rd_kafka_headers_t *headers, const char *prefix, const char *name, const char *value)
-{
-	char	   *full = psprintf("%s%s", prefix, name);
-
-	(void) rd_kafka_header_add(headers, full, -1, value, -1);
-	pfree(full);
-}
-
-/*
  * The headers of an event; trace context besides under the names that W3C gives
  * it.
  */
@@ -55,15 +49,17 @@ make_headers(const OiSinkState *state, const OiSinkEvent *event)
 
 	for (int i = 0; i < n; i++)
 	{
-		if (strcmp(attributes[i].name, "datacontenttype") == 0)
+		const char *name = attributes[i].name;
+		const char *value = attributes[i].value;
+
+		if (strcmp(name, "datacontenttype") == 0)
 		{
-			add_header(headers, "", "content-type", attributes[i].value);
+			(void) rd_kafka_header_add(headers, "content-type", -1, value, -1);
 			continue;
 		}
-		add_header(headers, "ce_", attributes[i].name, attributes[i].value);
-		if (strcmp(attributes[i].name, "traceparent") == 0 ||
-			strcmp(attributes[i].name, "tracestate") == 0)
-			add_header(headers, "", attributes[i].name, attributes[i].value);
+		(void) rd_kafka_header_add(headers, oi_headers_name(names, PREFIX, name), -1, value, -1);
+		if (strcmp(name, "traceparent") == 0 || strcmp(name, "tracestate") == 0)
+			(void) rd_kafka_header_add(headers, name, -1, value, -1);
 	}
 	pfree(attributes);
 	return headers;

@@ -37,6 +37,9 @@ PG_MODULE_MAGIC;
 /* ms between two visits of the thread to a connection without work */
 #define IDLE_INTERVAL 1000
 
+/* the names of the usual headers */
+static const char *const names[] = OI_HEADERS_NAMES("ce-");
+
 /* ms that the library's threads have to end in */
 #define CLOSE_TIMEOUT 1500
 
@@ -172,16 +175,13 @@ nats_startup(OiSinkState *state)
  * Add a header to those of a message.
  */
 static void
-add_header(NatsMessage *message, const char *prefix, const char *name, const char *value)
+add_header(NatsMessage *message, const char *name, const char *value)
 {
 	NatsHeader *header = &message->headers[message->nheaders++];
-	StringInfoData encoded;
 
-	initStringInfo(&encoded);
-	oi_headers_append_value(&encoded, value);
-	header->name = psprintf("%s%s", prefix, name);
-	header->value = encoded.data;
-	message->size += strlen(header->name) + encoded.len + 4;
+	header->name = name;
+	header->value = oi_headers_value(value);
+	message->size += strlen(name) + strlen(header->value) + 4;
 }
 
 /*
@@ -205,11 +205,11 @@ make_message(NatsMessage *message, const OiSinkState *state, const OiSinkEvent *
 		const char *name = attributes[i].name;
 
 		if (strcmp(name, "datacontenttype") == 0)
-			add_header(message, "", "Content-Type", attributes[i].value);
+			add_header(message, "Content-Type", attributes[i].value);
 		else
-			add_header(message, "ce-", name, attributes[i].value);
+			add_header(message, oi_headers_name(names, "ce-", name), attributes[i].value);
 		if (strcmp(name, "traceparent") == 0 || strcmp(name, "tracestate") == 0)
-			add_header(message, "", name, attributes[i].value);
+			add_header(message, name, attributes[i].value);
 	}
 }
 

@@ -21,6 +21,7 @@
 #include "miscadmin.h"
 #include "order_sink.h"
 #include "rabbitmq_sink.h"
+#include "shared_headers.h"
 #include "shared_options.h"
 #include "utils/timestamp.h"
 
@@ -47,6 +48,9 @@ PG_MODULE_MAGIC;
 #define PERSISTENT 2
 
 #define PREFIX "cloudEvents:"
+
+/* the names of the usual headers */
+static const char *const names[] = OI_HEADERS_NAMES(PREFIX);
 
 /*
  * Callback: is everything there?
@@ -158,7 +162,7 @@ make_headers(RabbitMessage *message, const OiSinkState *state, const OiSinkEvent
 
 		if (strcmp(name, "datacontenttype") == 0)
 			continue;
-		add_header(message, psprintf(PREFIX "%s", name), attributes[i].value);
+		add_header(message, oi_headers_name(names, PREFIX, name), attributes[i].value);
 		if (strcmp(name, "traceparent") == 0 || strcmp(name, "tracestate") == 0)
 			add_header(message, name, attributes[i].value);
 	}
