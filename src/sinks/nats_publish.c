@@ -81,6 +81,22 @@ describe(const char *subject, natsStatus status, int code, const char *text)
 }
 
 /*
+ * Is there something for the thread that publishes to do?  Where the window is full
+ * it is not woken before half of it is free: each time costs more than a message.  The
+ * mutex is held.
+ */
+static bool
+is_needed(const NatsJob *job)
+{
+	if (job->in_flight == 0)
+		return true;
+	return oi_keys_ready(&job->queue) &&
+		(job->starved ||
+		 (job->in_flight <= job->sink->max_in_flight / 2 &&
+		  job->bytes_in_flight <= NATS_BYTES_IN_FLIGHT / 2));
+}
+
+/*
  * Called by the library, in a thread of its own: an answer to a message.
  */
 void
@@ -108,7 +124,8 @@ nats_acknowledged(jsCtx * js, natsMsg * message, jsPubAck * ack, jsPubAckErr * e
 			   code == MESSAGE_TOO_LARGE || code == HEADER_TOO_LARGE ? NATS_FATE_REJECTED : NATS_FATE_REFUSED,
 			   describe(job->messages[which].subject, error->Err, code, error->ErrText));
 	}
-	pthread_cond_signal(&sink->heard);
+	if (job != NULL && is_needed(job))
+		pthread_cond_signal(&sink->heard);
 	pthread_mutex_unlock(&sink->mutex);
 	natsMsg_Destroy(message);
 }
@@ -196,8 +213,9 @@ take_next(NatsJob *job)
  * Wait until something came, or for a short time.  The mutex is held.
  */
 static void
-wait_for_news(NatsSink *sink)
+wait_for_news(NatsJob *job)
 {
+	NatsSink   *sink = job->sink;
 	struct timespec until;
 
 	clock_gettime(CLOCK_MONOTONIC, &until);
@@ -207,7 +225,9 @@ wait_for_news(NatsSink *sink)
 		until.tv_sec++;
 		until.tv_nsec -= 1000000000L;
 	}
+	job->starved = !oi_keys_ready(&job->queue);
 	(void) pthread_cond_timedwait(&sink->heard, &sink->mutex, &until);
+	job->starved = false;
 }
 
 /*
@@ -244,7 +264,7 @@ exchange(NatsJob *job)
 		which = take_next(job);
 		if (which < 0)
 		{
-			wait_for_news(sink);
+			wait_for_news(job);
 			continue;
 		}
 		pthread_mutex_unlock(&sink->mutex);

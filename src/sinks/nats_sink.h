@@ -114,6 +114,8 @@ struct NatsJob
 	int			settled;		/* those before this one are known of */
 	int			in_flight;
 	size_t		bytes_in_flight;
+	bool		starved;		/* the thread that publishes waits for any
+								 * message to be let go of */
 	int64_t		heard;			/* when the last answer came, or the wait for
 								 * it began */
 	char		stored_in[NATS_STREAM_NAME];	/* the stream of the last one */
