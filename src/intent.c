@@ -15,6 +15,7 @@
 #include "catalog/pg_type.h"
 #include "compat.h"
 #include "intent.h"
+#include "log_hold.h"
 #include "utils/array.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -67,14 +68,28 @@ int8_array(const int64 *numbers, int n, int step)
 }
 
 /*
+ * Does an event follow a run of others, in the log and in the delivery?
+ */
+static bool
+continues(const int64 *run, int64 count, const int64 *pair)
+{
+	return pair[0] == run[0] + count &&
+		pair[1] == (run[1] == OI_NO_INDEX ? OI_NO_INDEX : run[1] + count);
+}
+
+/*
  * Open events as the value of a column, all of them or those with a number; 0 for
- * null, if there are none.
+ * null, if there are none.  Events that follow each other are one pair, with how many
+ * others there are in the upper half of the second number: thousands of pairs would have to
+ * be compressed, and written to a table of their own, twice for each delivery.
  */
 Datum
 oi_open_to_datum(const OiOpen *open, bool numbered_only)
 {
 	int64	   *pairs = palloc(sizeof(int64) * 2 * (open->n + 1));
+	int64	   *runs = palloc(sizeof(int64) * 2 * (open->n + 1));
 	int			n = 0;
+	int			nruns = 0;
 
 	for (int i = 0; i < open->n; i++)
 	{
@@ -84,7 +99,25 @@ oi_open_to_datum(const OiOpen *open, bool numbered_only)
 		pairs[2 * n + 1] = open->pairs[2 * i + 1];
 		n++;
 	}
-	return n == 0 ? (Datum) 0 : int8_array(pairs, 2 * n, 1);
+	for (int i = 0, next; i < n; i = next)
+	{
+		for (next = i + 1; next < n && continues(&pairs[2 * i], next - i, &pairs[2 * next]); next++)
+			;
+		runs[2 * nruns] = pairs[2 * i];
+		runs[2 * nruns + 1] = pairs[2 * i + 1] + ((int64) (next - i - 1) << OI_OPEN_SHIFT);
+		nruns++;
+	}
+	return nruns == 0 ? (Datum) 0 : int8_array(runs, 2 * nruns, 1);
+}
+
+/*
+ * How many events there are in a run besides the first, by its second number, which
+ * is -1 at least.
+ */
+static int64
+others_of(int64 second)
+{
+	return (second + 1) >> OI_OPEN_SHIFT;
 }
 
 /*
@@ -94,6 +127,7 @@ void
 oi_open_from_datum(OiOpen *open, Datum value, MemoryContext context)
 {
 	Datum	   *elems;
+	int64		most = 0;
 	int			n;
 
 	if (open->pairs != NULL)
@@ -105,10 +139,21 @@ oi_open_from_datum(OiOpen *open, Datum value, MemoryContext context)
 
 	deconstruct_array(DatumGetArrayTypeP(value), INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
 					  TYPALIGN_DOUBLE, &elems, NULL, &n);
-	open->n = n / 2;
-	open->pairs = MemoryContextAlloc(context, sizeof(int64) * (n + 1));
-	for (int i = 0; i < n; i++)
-		open->pairs[i] = DatumGetInt64(elems[i]);
+	for (int i = 0; i + 1 < n; i += 2)
+		most += 1 + others_of(DatumGetInt64(elems[i + 1]));
+	open->pairs = MemoryContextAlloc(context, sizeof(int64) * 2 * (most + 1));
+	for (int i = 0; i + 1 < n; i += 2)
+	{
+		int64		second = DatumGetInt64(elems[i + 1]);
+		int64		others = others_of(second);
+		int64		index = second - (others << OI_OPEN_SHIFT);
+
+		for (int64 k = 0; k <= others; k++, open->n++)
+		{
+			open->pairs[2 * open->n] = DatumGetInt64(elems[i]) + k;
+			open->pairs[2 * open->n + 1] = index == OI_NO_INDEX ? OI_NO_INDEX : index + k;
+		}
+	}
 }
 
 /*

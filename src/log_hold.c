@@ -61,7 +61,7 @@ PG_FUNCTION_INFO_V1(oi_log_holders_of);
 #define EACH_OF(moment) \
 	" pg_catalog.pg_snapshot_xip(c." moment ") AS t(xid)"
 
-/* %1$d is the slot, %2$d how many bits of a position count in an incarnation */
+/* %1$d is the slot, %2$d how many bits of a position count in an incarnation, %4$d OI_OPEN_SHIFT */
 static const char holders_query[] =
 "SELECT s.id, s.name FROM order_idempotency.subscriptions s"
 " LEFT JOIN LATERAL (SELECT k.*, CASE WHEN k.batch IS NULL THEN 0"
@@ -82,9 +82,13 @@ static const char holders_query[] =
 " CROSS JOIN LATERAL (SELECT FROM order_idempotency.outbox_%1$d o" ITS_ROWS "c.behind_position"
 " LIMIT 1) r)"
 " OR EXISTS (SELECT FROM order_idempotency.outbox_%1$d o" LATER_ROWS("batch") "c.behind_position)"
-" OR EXISTS (SELECT FROM pg_catalog.unnest(c.open_log) WITH ORDINALITY AS u(position, i)"
+" OR EXISTS (SELECT FROM (SELECT t.position, t.i,"
+" (pg_catalog.lead(t.position) OVER (ORDER BY t.i) OPERATOR(pg_catalog.+) 1)"
+" OPERATOR(pg_catalog.>>) %4$d AS others"
+" FROM pg_catalog.unnest(c.open_log) WITH ORDINALITY AS t(position, i)) AS u"
 " CROSS JOIN LATERAL (SELECT FROM order_idempotency.outbox_%1$d o"
-" WHERE o.position OPERATOR(pg_catalog.=) u.position LIMIT 1) r"
+" WHERE o.position OPERATOR(pg_catalog.>=) u.position"
+" AND o.position OPERATOR(pg_catalog.<=) (u.position OPERATOR(pg_catalog.+) u.others) LIMIT 1) r"
 " WHERE u.i OPERATOR(pg_catalog.%%) 2 OPERATOR(pg_catalog.=) 1)"
 ") ORDER BY 2";
 
@@ -169,7 +173,7 @@ oi_log_holders(int slot, OiHolding which)
 	PushActiveSnapshot(GetLatestSnapshot());
 	SPI_connect();
 	look(psprintf(holders_query, slot, OI_INCARNATION_BITS,
-				  which == OI_HOLDS ? "true" : "false"));
+				  which == OI_HOLDS ? "true" : "false", OI_OPEN_SHIFT));
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	row = SPI_tuptable->vals[i];

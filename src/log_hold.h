@@ -10,6 +10,10 @@
 
 #include "nodes/pg_list.h"
 
+/* of open_log: the second number of a pair has above so many bits how many events
+ * follow the first one */
+#define OI_OPEN_SHIFT 32
+
 /* which subscriptions are asked about */
 typedef enum OiHolding
 {

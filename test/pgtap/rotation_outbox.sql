@@ -8,7 +8,7 @@
 -- back has seen for behind it.
 \ir lib/tools.psql
 SET search_path = order_idempotency, public;
-SELECT plan(52);
+SELECT plan(55);
 
 -- Before the first write nothing is noted: a restore may be under way.
 CALL rotate_outbox('0');
@@ -142,6 +142,9 @@ SELECT is(pg_temp.holds('17592186044417/10', '12:12: 2 12'), true, 'a later inca
 SELECT is(pg_temp.holds('1/10 2/11', '10:11:10 17592186044417 12'), false, 'an earlier one: the xids mean another transaction');
 SELECT is(pg_temp.holds('1/10 2/11', '12:12: 2 12', open => '{2,0}'), true, 'an event whose delivery is not known to be made');
 SELECT is(pg_temp.holds('1/10 2/11', '12:12: 2 12', open => '{3,1,4,2}'), false, 'it is elsewhere; the second of each two is no position');
+SELECT is(pg_temp.holds('1/10 2/11', '12:12: 2 12', open => ARRAY[-8, 5 + (10::bigint << 32)]), true, 'one of a run');
+SELECT is(pg_temp.holds('1/10 2/11', '12:12: 2 12', open => ARRAY[-8, -1 + (8::bigint << 32), 3, 0]), false, 'a run that ends before');
+SELECT is(pg_temp.holds('1/10 2/11', '12:12: 2 12', open => ARRAY[-8, -1 + (9::bigint << 32)]), true, 'a run that ends with it');
 SELECT is(pg_temp.holds('', '3:3: 0 3'), false, 'nothing holds an empty table');
 
 -- Moments and events by chance, as transactions that overlap bring them about: who
