@@ -182,6 +182,18 @@ take_answer(RedisSink *sink, RedisPart *part, TimestampTz deadline)
 }
 
 /*
+ * All of a part is there, or known not to be.
+ */
+void
+redis_note_part(RedisSink *sink, const RedisPart *part)
+{
+	sink->mark.number = part->state->token.number;
+	sink->mark.upto = part->events[part->n - 1].index;
+	if (part->last)
+		sink->mark.whole = sink->mark.number;
+}
+
+/*
  * Deliver a part, on a connection that may have to be made first.
  */
 static void
@@ -202,24 +214,23 @@ deliver_part(RedisSink *sink, RedisPart *part, TimestampTz deadline)
 	}
 	if (sink->wait_replicas != NULL)
 		check_replicas(sink, deadline);
-
-	sink->mark.number = part->state->token.number;
-	sink->mark.upto = part->events[part->n - 1].index;
-	if (part->last)
-		sink->mark.whole = sink->mark.number;
+	redis_note_part(sink, part);
 }
 
 /*
- * Callback: send the events, in parts.
+ * Callback: send the events, in parts, by transactions as far as that goes, and by the
+ * script where it does not.
  */
 static void
 redis_deliver(OiSinkState *state, OiSinkEvent *events, int n, TimestampTz deadline)
 {
 	RedisSink  *sink = state->private_data;
 	RedisPart	part = {0};
+	int			done;
 
 	sink->making = state->token;
-	for (int done = 0; done < n && GetCurrentTimestamp() < deadline; done += part.n)
+	done = redis_deliver_transactions(sink, state, events, n, deadline);
+	for (; done < n && GetCurrentTimestamp() < deadline; done += part.n)
 	{
 		redis_part_cut(&part, state, events + done, n - done, sink->max_events);
 		deliver_part(sink, &part, deadline);

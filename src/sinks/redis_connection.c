@@ -23,6 +23,7 @@
 #include "redis_lookup.h"
 #include "storage/fd.h"
 #include "storage/latch.h"
+#include "utils/builtins.h"
 #include "utils/timestamp.h"
 
 /* ms until interrupts are looked at, while nothing comes */
@@ -240,12 +241,28 @@ redis_open(RedisConnection *connection, const RedisTarget *target, TimestampTz d
 }
 
 /*
+ * Append a sign, a number and the end of a line.
+ */
+static void
+append_head(StringInfo out, char sign, uint32 number)
+{
+	char		head[16];
+	int			len;
+
+	head[0] = sign;
+	len = 1 + pg_ultoa_n(number, head + 1);
+	head[len++] = '\r';
+	head[len++] = '\n';
+	appendBinaryStringInfo(out, head, len);
+}
+
+/*
  * Append the beginning of a command of so many arguments, its name included.
  */
 void
 redis_begin_command(StringInfo out, int nargs)
 {
-	appendStringInfo(out, "*%d\r\n", nargs);
+	append_head(out, '*', nargs);
 }
 
 /*
@@ -254,12 +271,23 @@ redis_begin_command(StringInfo out, int nargs)
 void
 redis_append_arg(StringInfo out, const char *arg)
 {
-	char		head[24];
 	size_t		len = strlen(arg);
 
-	appendBinaryStringInfo(out, head, pg_snprintf(head, sizeof(head), "$%zu\r\n", len));
+	append_head(out, '$', len);
 	appendBinaryStringInfo(out, arg, len);
 	appendBinaryStringInfo(out, "\r\n", 2);
+}
+
+/*
+ * Append a number as an argument.
+ */
+void
+redis_append_number(StringInfo out, int64 number)
+{
+	char text[	MAXINT8LEN + 1];
+
+	pg_lltoa(number, text);
+	redis_append_arg(out, text);
 }
 
 /*
@@ -308,6 +336,18 @@ exchange(RedisConnection *connection, const RedisTarget *target)
 	if (context->reader->len > MOST_UNREAD)
 		fail(connection, target, "answer is too long");
 	return written ? WL_SOCKET_READABLE : WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE;
+}
+
+/*
+ * Write what is to be sent, as much as can be now.
+ */
+void
+redis_push(RedisConnection *connection, const RedisTarget *target)
+{
+	int			written;
+
+	if (redisBufferWrite(connection->context, &written) != REDIS_OK)
+		fail(connection, target, pstrdup(connection->context->errstr));
 }
 
 /*

@@ -41,9 +41,11 @@ extern bool redis_is_idle(const RedisConnection *connection);
 
 extern void redis_begin_command(StringInfo out, int nargs);
 extern void redis_append_arg(StringInfo out, const char *arg);
+extern void redis_append_number(StringInfo out, int64 number);
 extern void redis_command(StringInfo out, int nargs,...);
 
 extern void redis_send(RedisConnection *connection, const char *commands, size_t len, int n);
+extern void redis_push(RedisConnection *connection, const RedisTarget *target);
 extern redisReply * redis_receive(RedisConnection *connection, const RedisTarget *target,
 								  TimestampTz deadline);
 

@@ -170,22 +170,10 @@ redis_part_cut(RedisPart *part, OiSinkState *state, OiSinkEvent *events, int n, 
 }
 
 /*
- * Append a number as an argument.
- */
-static void
-append_number(StringInfo out, int64 number)
-{
-	char text[	MAXINT8LEN + 1];
-
-	pg_lltoa(number, text);
-	redis_append_arg(out, text);
-}
-
-/*
  * Append an event's fields: its attributes as CloudEvent, and the payload.
  */
-static int
-append_fields(StringInfo out, const OiSinkState *state, const OiSinkEvent *event)
+int
+redis_part_append_fields(StringInfo out, const OiSinkState *state, const OiSinkEvent *event)
 {
 	int			nattributes;
 	int			nargs = 4;
@@ -257,12 +245,12 @@ append_event(StringInfo out, const RedisPart *part, int i, StringInfo scratch)
 
 	resetStringInfo(scratch);
 	if (!is_barred(part, event->key))
-		nargs = append_fields(scratch, part->state, event);
+		nargs = redis_part_append_fields(scratch, part->state, event);
 	snprintf(id, sizeof(id), INT64_FORMAT "-%d", part->state->token.number, event->index);
-	append_number(out, part->stream[i] + 2);
-	append_number(out, event->index);
+	redis_append_number(out, part->stream[i] + 2);
+	redis_append_number(out, event->index);
 	redis_append_arg(out, id);
-	append_number(out, nargs);
+	redis_append_number(out, nargs);
 	appendBinaryStringInfo(out, scratch->data, scratch->len);
 	return nargs + 4;
 }
@@ -283,15 +271,15 @@ redis_part_append(const RedisPart *part, const RedisSink *sink, StringInfo out)
 	redis_append_arg(&args, redis_token(part->state));
 	redis_append_arg(&args, part->last ? "1" : "");
 	redis_append_arg(&args, sink->maxlen);
-	append_number(&args, part->events[part->n - 1].position);
-	append_number(&args, part->n);
+	redis_append_number(&args, part->events[part->n - 1].position);
+	redis_append_number(&args, part->n);
 	for (int i = 0; i < part->n; i++)
 		nargs += append_event(&args, part, i, &scratch);
 
 	redis_begin_command(out, nargs);
 	redis_append_arg(out, "EVAL");
 	redis_append_arg(out, script);
-	append_number(out, part->nstreams + 1);
+	redis_append_number(out, part->nstreams + 1);
 	redis_append_arg(out, sink->book);
 	for (int i = 0; i < part->nstreams; i++)
 		redis_append_arg(out, part->streams[i]);

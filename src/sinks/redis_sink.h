@@ -36,6 +36,7 @@ typedef struct RedisSink
 	RedisMark	mark;			/* what the receiver has told that it has */
 	OiSinkToken making;			/* the delivery that is made */
 	bool		warned;			/* that the database is behind */
+	int			script_for;		/* deliveries without transactions */
 } RedisSink;
 
 /* events that go out in one call of the script */
@@ -52,6 +53,9 @@ typedef struct RedisPart
 								 * part or before; NULL: none */
 } RedisPart;
 
+/* in redis.c */
+extern void redis_note_part(RedisSink *sink, const RedisPart *part);
+
 /* in redis_book.c */
 extern void redis_connect(RedisSink *sink, TimestampTz deadline);
 extern void redis_note_gone(RedisSink *sink, const char *stream, const char *id,
@@ -61,6 +65,11 @@ extern char *redis_token(const OiSinkState *state);
 /* in redis_part.c */
 extern void redis_part_cut(RedisPart *part, OiSinkState *state, OiSinkEvent *events, int n, int most);
 extern void redis_part_append(const RedisPart *part, const RedisSink *sink, StringInfo out);
+extern int	redis_part_append_fields(StringInfo out, const OiSinkState *state, const OiSinkEvent *event);
 extern bool redis_part_read(RedisPart *part, const redisReply * reply);
+
+/* in redis_transaction.c */
+extern int	redis_deliver_transactions(RedisSink *sink, OiSinkState *state, OiSinkEvent *events,
+									   int n, TimestampTz deadline);
 
 #endif							/* REDIS_SINK_H */

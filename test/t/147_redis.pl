@@ -326,6 +326,32 @@ my $second = OrderIdempotency::Redis->new('second', $node->basedir, args => [ '-
 good('waiting', $replica, 'with one');
 is(scalar $second->entries('waiting'), 20, 'which has them');
 
+# How often Redis was called in some way.
+sub calls
+{
+	my ($command) = @_;
+
+	return $redis->try('INFO', 'commandstats') =~ /^cmdstat_$command:calls=([0-9]+)/m ? $1 : 0;
+}
+
+# A backlog goes out in transactions; where somebody touches what they rest on, they do not come
+# about, and the script does the rest.  Without WATCH none would be given up.
+create_redis('crowded', $redis->port);
+my ($transactions, $given_up) = (calls('exec'), calls('discard'));
+write_events('crowded', 2000, keys => 40);
+good('crowded', $redis, 'a backlog');
+cmp_ok(calls('exec'), '>=', $transactions + 4, 'in transactions');
+is(calls('discard'), $given_up, 'none was given up');
+my ($kept) = grep { $redis->try('HEXISTS', $_, 'last:crowded') } @{ $redis->ask('KEYS', 'order_idempotency:*') };
+my $crowd = IPC::Run::start([ 'redis-cli', '-p', $redis->port, '-r', '100000000', 'HSET', $kept, 'touched', '1' ],
+	'<', \undef, '>', '/dev/null', '2>', '/dev/null');
+wait_for('somebody who touches the books', sub { $redis->try('HEXISTS', $kept, 'touched') });
+write_events('crowded', 6000, keys => 40);
+drained($node, 'crowded');
+$crowd->kill_kill;
+good('crowded', $redis, 'a backlog beside somebody who touches the books');
+cmp_ok(calls('discard'), '>', $given_up, 'transactions did not come about');
+
 # Trimming.
 create_redis('trimmed', $redis->port, options => ", maxlen '100'");
 write_events('trimmed', 2000);
