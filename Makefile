@@ -166,7 +166,7 @@ bench_options = $(any_bench_options) $(if $(BENCH_SECONDS),--seconds "$(BENCH_SE
 
 ## make bench-sinks     measure each sink beside its client library alone, with real brokers.
 ##                      ONLY="kafka kafka_acks rabbitmq redis nats http file" chooses,
-##                      BENCH_ROUNDS=5, BENCH_EVENTS=200000
+##                      BENCH_ROUNDS=5, BENCH_EVENTS=150000
 bench-sinks:
 	@$(top)/scripts/setup bench
 	@$(top)/scripts/private bench-sinks bench/run-sinks $(any_bench_options)

@@ -20,7 +20,7 @@ BATCH = 5000                    # events of one delivery, and of one transaction
 WARM_UP = 1000                  # events of the peer before it is counted
 RATE_AIM = 0.8
 
-SINGLE = 150                    # events of a round that go out one by one
+SINGLE = 100                    # events of a round that go out one by one
 GAP = 20                        # ms between these, on average
 MEDIAN_AIM = 2.0                # ms
 P99_AIM = 10.0
