@@ -90,7 +90,7 @@ all install installcheck:
 endif
 
 # How test and demo are run; see scripts/private.
-export PG_MAJOR PGDG KIND TESTS
+export PG_MAJOR PGDG KIND TESTS FUZZ_CALLS FUZZ_SECONDS FUZZ_SESSIONS SEED
 
 help:
 	@sed -n 's/^## //p' $(top)/Makefile
@@ -120,6 +120,13 @@ test-matrix:
 coverage:
 	@OI_COVERAGE=yes $(top)/scripts/private coverage scripts/coverage
 .PHONY: test-matrix coverage
+
+## make fuzz            random and hostile arguments to every SQL function, sqlsmith, and libFuzzer:
+##                      FUZZ_CALLS=1000000, FUZZ_SECONDS=60, FUZZ_SESSIONS=4, SEED=1
+fuzz:
+	@$(top)/scripts/setup fuzz
+	@$(top)/scripts/private fuzz scripts/run-fuzz
+.PHONY: fuzz
 
 ## make torture         32 clients, every sink, a primary and its standby, and faults of many
 ##                      kinds; then a checker. SEED=, FAULTS=100, SECONDS=, SINKS="file http ..."

@@ -856,6 +856,27 @@ COMMENT ON COLUMN subscription_stats.since IS 'since when it is counted: its fir
 -- Roles
 ----------------------------------------------------------------------------
 
+CREATE OR REPLACE FUNCTION grant_application(role regrole) RETURNS void
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, pg_temp
+	AS $$
+BEGIN
+	IF role IS NULL THEN
+		RAISE EXCEPTION 'role must not be null' USING ERRCODE = 'null_value_not_allowed';
+	END IF;
+	IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = role) THEN
+		RAISE EXCEPTION 'role with OID % does not exist', role::oid USING ERRCODE = 'undefined_object';
+	END IF;
+	EXECUTE format('GRANT USAGE ON SCHEMA order_idempotency TO %s', role);
+	EXECUTE format('GRANT EXECUTE ON FUNCTION '
+				   'order_idempotency.claim_key, order_idempotency.complete_key, '
+				   'order_idempotency.extend_key, order_idempotency.release_key, '
+				   'order_idempotency.create_order, order_idempotency.transition_order, '
+				   'order_idempotency.cancel_order, order_idempotency.get_order, '
+				   'order_idempotency.order_history, order_idempotency.emit_event TO %s', role);
+END
+$$;
+
 CREATE OR REPLACE FUNCTION grant_monitor(role regrole) RETURNS void
 	LANGUAGE plpgsql VOLATILE
 	SET search_path = pg_catalog, pg_temp
@@ -863,6 +884,9 @@ CREATE OR REPLACE FUNCTION grant_monitor(role regrole) RETURNS void
 BEGIN
 	IF role IS NULL THEN
 		RAISE EXCEPTION 'role must not be null' USING ERRCODE = 'null_value_not_allowed';
+	END IF;
+	IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = role) THEN
+		RAISE EXCEPTION 'role with OID % does not exist', role::oid USING ERRCODE = 'undefined_object';
 	END IF;
 	EXECUTE format('GRANT USAGE ON SCHEMA order_idempotency TO %s', role);
 	EXECUTE format('GRANT SELECT ON order_idempotency.claim_stats, order_idempotency.order_stats, '

@@ -818,6 +818,9 @@ BEGIN
 	IF role IS NULL THEN
 		RAISE EXCEPTION 'role must not be null' USING ERRCODE = 'null_value_not_allowed';
 	END IF;
+	IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = role) THEN
+		RAISE EXCEPTION 'role with OID % does not exist', role::oid USING ERRCODE = 'undefined_object';
+	END IF;
 	EXECUTE format('GRANT USAGE ON SCHEMA order_idempotency TO %s', role);
 	EXECUTE format('GRANT EXECUTE ON FUNCTION '
 				   'order_idempotency.claim_key, order_idempotency.complete_key, '
@@ -835,6 +838,9 @@ CREATE FUNCTION grant_monitor(role regrole) RETURNS void
 BEGIN
 	IF role IS NULL THEN
 		RAISE EXCEPTION 'role must not be null' USING ERRCODE = 'null_value_not_allowed';
+	END IF;
+	IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = role) THEN
+		RAISE EXCEPTION 'role with OID % does not exist', role::oid USING ERRCODE = 'undefined_object';
 	END IF;
 	EXECUTE format('GRANT USAGE ON SCHEMA order_idempotency TO %s', role);
 	EXECUTE format('GRANT SELECT ON order_idempotency.claim_stats, order_idempotency.order_stats, '
