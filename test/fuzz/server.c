@@ -269,3 +269,9 @@ appendStringInfo(StringInfo str, const char *format,...)
 	va_end(args);
 	str->len += len;
 }
+
+int
+pg_lltoa(int64 value, char *text)
+{
+	return sprintf(text, "%lld", (long long) value);
+}

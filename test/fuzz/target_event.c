@@ -8,10 +8,11 @@
 #include "server.h"
 
 #include "order_sink.h"
+#include "fmgr.h"
 #include "shared_headers.h"
 #include "utf8.h"
 #include "pgtime.h"
-#include "utils/json.h"
+#include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
 #define MAX_HEADERS 8
@@ -32,16 +33,29 @@ timestamp2tm(Timestamp at, int *tzp, struct pg_tm *tm, fsec_t *fsec, const char 
 	return 0;
 }
 
-void
-escape_json(StringInfo buf, const char *text)
+/* payloads are given as text here */
+JsonbIterator *
+JsonbIteratorInit(JsonbContainer *container)
 {
-	appendStringInfoChar(buf, '"');
-	for (; *text != '\0'; text++)
-		if ((unsigned char) *text < ' ' || *text == '"' || *text == '\\')
-			appendStringInfo(buf, "\\u%04x", (unsigned char) *text);
-		else
-			appendStringInfoChar(buf, *text);
-	appendStringInfoChar(buf, '"');
+	abort();
+}
+
+JsonbIteratorToken
+JsonbIteratorNext(JsonbIterator **it, JsonbValue *value, bool skip)
+{
+	abort();
+}
+
+Datum
+numeric_out(PG_FUNCTION_ARGS)
+{
+	abort();
+}
+
+Datum
+DirectFunctionCall1Coll(PGFunction func, Oid collation, Datum arg)
+{
+	abort();
 }
 
 /* -- a reader of an object of strings ------------------------------------------- */

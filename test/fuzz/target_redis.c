@@ -28,6 +28,11 @@ redis_append_arg(StringInfo out, const char *arg)
 }
 
 void
+redis_append_number(StringInfo out, int64 number)
+{
+}
+
+void
 redis_begin_command(StringInfo out, int nargs)
 {
 }
@@ -36,12 +41,6 @@ char *
 redis_token(const OiSinkState *state)
 {
 	return "1/1";
-}
-
-int
-pg_lltoa(int64 value, char *text)
-{
-	return sprintf(text, "%lld", (long long) value);
 }
 
 HTAB *
