@@ -231,5 +231,6 @@ like($broker->ctl('list_connections', 'user', 'client_properties'), qr/^shop.*or
 
 no_crash($node);
 secrets_kept($node, qr/canary-8c1f27/);
+$node->stop;
 $broker->stop;
 done_testing();
