@@ -472,7 +472,8 @@ exchange(HttpSink *sink, Delivery *delivery)
 	curl_multi_perform(sink->multi, &running);
 	leave_library(sink);
 	collect(sink, delivery);
-	if (running == 0 || oi_keys_ready(&delivery->queue))
+	if (running == 0 ||
+		(oi_keys_ready(&delivery->queue) && delivery->in_flight < sink->max_in_flight))
 		return;
 
 	/* signals come through here; what they ask for is done by the caller */
