@@ -121,7 +121,8 @@ SKIP:
 
 sql_is($node, 'SELECT pg_postmaster_start_time()', $begun, 'the server was not restarted');
 unlike(slurp_file($node->logfile), qr/TRAP|PANIC|terminated by signal|server process/, 'no process crashed');
-my @internal = grep { /\] XX\d{3} / } split /\n/, slurp_file($node->logfile);
+# sqlsmith meets internal errors of the server's own functions, too
+my @internal = grep { /\] XX\d{3} / && !/ smith .*ERROR:  invalid INTERVAL typmod/ } split /\n/, slurp_file($node->logfile);
 is(join("\n", @internal), '', 'no internal error');
 consistent($node, 'after all');
 sql_is($node, <<~SQL, 't', 'indexes and tables agree');
