@@ -159,8 +159,14 @@ func (s *rabbitSender) send(ctx context.Context, lines []Line) error {
 	}
 }
 
+// confirmTime is how long to wait for confirms. A broker that was killed can come back without
+// those of a queue that had no leader yet.
+const confirmTime = 10 * time.Second
+
 // publish publishes messages and waits for their confirms.
 func (s *rabbitSender) publish(ctx context.Context, lines []Line) error {
+	ctx, cancel := context.WithTimeout(ctx, confirmTime)
+	defer cancel()
 	var confirms []*amqp.DeferredConfirmation
 	for _, line := range lines {
 		message := amqp.Publishing{MessageId: line.ID, Body: line.bytes(), DeliveryMode: amqp.Persistent}
