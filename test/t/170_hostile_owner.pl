@@ -19,7 +19,8 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $api = 'order_idempotency';
-my $node = new_drain_node('hostile_owner', conf => "log_min_messages = warning\norder_idempotency.poll_interval = 100\n");
+my $node = new_drain_node('hostile_owner', encoding => 'UTF8',
+	conf => "log_min_messages = warning\norder_idempotency.poll_interval = 100\n");
 
 # Runs statements as a role that logs in, whatever becomes of each.
 sub as_role

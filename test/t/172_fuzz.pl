@@ -34,7 +34,7 @@ my @levels = ('read committed', 'repeatable read', 'serializable');
 my $documented = join ', ', map { "'$_'" } qw(00000 OI001 OI002 OI003 OI004 OI005 22004 22001 22023 22008 54000
   42501 42704 42710 42809 25001 55000 40001 40P01 55P03 23505 23514 HV002 HV00D HV024 22P02 2202E);
 
-my $node = new_drain_node('fuzz', conf => <<~'CONF');
+my $node = new_drain_node('fuzz', encoding => 'UTF8', conf => <<~'CONF');
 	max_wal_size = 8GB
 	log_line_prefix = '%m [%p] %e %q%u %a: '
 	log_min_error_statement = panic

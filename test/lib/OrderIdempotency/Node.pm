@@ -28,14 +28,17 @@ autovacuum_naptime = '1h'
 
 # A server of that name, not started, and with nothing in it.  Options: conf, more
 # lines for postgresql.conf; streaming, true where it is going to have standbys;
-# install_path, where the installation of PostgreSQL is, if not in PATH.
+# install_path, where the installation of PostgreSQL is, if not in PATH; encoding, of its
+# databases, if not what the environment has.
 sub init_node
 {
 	my ($name, %opt) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name,
 		map { $_ => $opt{$_} } grep { $opt{$_} } 'install_path');
 
-	$node->init(allows_streaming => $opt{streaming} // 0);
+	$node->init(
+		allows_streaming => $opt{streaming} // 0,
+		extra => $opt{encoding} ? [ "--encoding=$opt{encoding}", '--no-locale' ] : []);
 	$node->append_conf('postgresql.conf', $conf . ($opt{conf} // ''));
 	return $node;
 }
