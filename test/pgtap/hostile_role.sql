@@ -214,7 +214,7 @@ SELECT is_empty('SELECT * FROM evil.ran', 'nobody looks at them');
 ANALYZE order_idempotency.orders;
 SELECT is(pg_temp.value_as('app', $$SELECT count(*) FROM pg_stats WHERE schemaname = 'order_idempotency'$$), '0', 'no statistics of columns');
 SELECT is(pg_temp.ending_as('app', s), '42501', s) FROM unnest(ARRAY[
-	'SELECT pg_sequence_last_value(''order_idempotency.outbox_position'')',
+	'SELECT last_value FROM order_idempotency.outbox_position',
 	'CREATE TABLE evil.x (LIKE order_idempotency.orders)',
 	'CREATE TABLE evil.x () INHERITS (order_idempotency.orders)',
 	'CREATE TABLE evil.x (key text COLLATE "C" REFERENCES order_idempotency.orders)',
