@@ -31,11 +31,19 @@ func dialRabbitMQ() (*amqp.Connection, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = declareLanes(conn); err != nil {
-		conn.Close()
+	if err = within(conn, dialDeadline, func() error { return declareLanes(conn) }); err != nil {
+		conn.CloseDeadline(time.Now().Add(brokerEnd))
 		return nil, err
 	}
 	return conn, nil
+}
+
+// within does something that asks the broker, and closes the connection where that takes longer:
+// one that was made while the broker was starting may never be answered.
+func within(conn *amqp.Connection, most time.Duration, do func() error) error {
+	watchdog := time.AfterFunc(most, func() { conn.CloseDeadline(time.Now()) })
+	defer watchdog.Stop()
+	return do()
 }
 
 // declareLanes declares the queues.

@@ -115,10 +115,10 @@ type rabbitSender struct {
 	channel *amqp.Channel
 }
 
-// close gives the connection up.
+// close gives the connection up, also where the broker says nothing any more.
 func (s *rabbitSender) close() {
 	if s.conn != nil {
-		s.conn.Close()
+		s.conn.CloseDeadline(time.Now().Add(brokerEnd))
 	}
 	s.conn, s.channel = nil, nil
 }
@@ -133,10 +133,12 @@ func (s *rabbitSender) open() (err error) {
 		s.conn = nil
 		return err
 	}
-	if s.channel, err = s.conn.Channel(); err != nil {
-		return err
-	}
-	return s.channel.Confirm(false)
+	return within(s.conn, dialDeadline, func() (err error) {
+		if s.channel, err = s.conn.Channel(); err != nil {
+			return err
+		}
+		return s.channel.Confirm(false)
+	})
 }
 
 // send publishes messages until all of them are confirmed.

@@ -84,7 +84,8 @@ sub _children
 	return @children;
 }
 
-# Whether a process is there and is not just waiting to be reaped.
+# Whether a process is there and is not just waiting to be reaped.  While it has other
+# threads than the one that is a zombie, it still holds its memory.
 sub _alive
 {
 	my ($pid) = @_;
@@ -92,7 +93,11 @@ sub _alive
 	open my $stat, '<', "/proc/$pid/stat" or return 0;
 	my $line = <$stat> // '';
 	close $stat;
-	return $line !~ /^[0-9]+ \(.*\) [ZX] / && $line ne '';
+	return 0 if $line eq '';
+
+	# from the state on, which the command is before; the 18th is the number of threads
+	my @fields = split / /, $line =~ s/^.*\) //sr;
+	return $fields[0] !~ /^[ZX]/ || $fields[17] > 1;
 }
 
 # Ends a server as a power cut would: the postmaster and all of its processes
