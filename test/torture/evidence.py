@@ -242,10 +242,33 @@ class Run:
                 if call.name == "emit_event" and not call.never and call.outcome}
 
     @cached_property
+    def unanswered(self):
+        """Event id -> call of emit_event that was never answered and yet done: the event is at a
+        sink, and its row is gone with an older segment of the log.  A call has one event."""
+        if not self.state["log_was_emptied"]:
+            return {}
+        calls, found = defaultdict(list), {}
+        for call in self.calls:
+            if call.name == "emit_event" and not call.outcome and not call.never:
+                calls[call.key, call.args.get("type"), canonical(call.args.get("payload"))].append(call)
+        known = self.logged.keys() | self.emitted.keys() | self.steps.keys()
+        for received in self.received.values():
+            for message in received.messages:
+                if message.event_id in known or message.event_id in found:
+                    continue
+                said = message.get("subject"), message.get("type"), canonical_bytes(message.data)
+                call = next((call for call in calls[said] if call.t0 <= message.t), None)
+                if call:
+                    calls[said].remove(call)
+                    found[message.event_id] = call
+        return found
+
+    @cached_property
     def events(self):
         """Event id -> type, of all events that must be everywhere."""
         found = {event_id: step.type for event_id, step in self.steps.items()}
         found |= {event_id: event.type for event_id, event in self.logged.items()}
+        found |= {event_id: call.args.get("type") for event_id, call in self.unanswered.items()}
         return found | {event_id: call.args.get("type")
                         for event_id, call in self.emitted.items() if call.done}
 
@@ -274,6 +297,19 @@ class Run:
     def faults_until(self, t):
         """How many faults had begun by then."""
         return sum(fault["t0"] <= t for fault in self.faults)
+
+
+def canonical(value):
+    """A JSON value as text that is the same for equal ones."""
+    return json.dumps(value, sort_keys=True)
+
+
+def canonical_bytes(data):
+    """The same of its text; None where that is no JSON."""
+    try:
+        return canonical(json.loads(data)) if data else canonical(None)
+    except ValueError:
+        return None
 
 
 def read_json(directory, name, missing=None):

@@ -118,6 +118,7 @@ class Story:
         self.names = 0
         self.calls = []         # lines
         self.log = []           # events
+        self.log_was_emptied = False
         self.orders = {}
         self.ledger = []
         self.claims = []
@@ -243,7 +244,7 @@ class Story:
     def state(self):
         """The rows of the tables."""
         return {"orders": [o.row() for o in self.orders.values()], "ledger": self.ledger,
-                "outbox": [e.row() for e in self.log], "log_was_emptied": False,
+                "outbox": [e.row() for e in self.log], "log_was_emptied": self.log_was_emptied,
                 "failed": self.failed, "claims": self.claims, "status": self.status,
                 "lifecycle": LIFECYCLE, "snapshots": self.snapshots}
 

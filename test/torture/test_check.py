@@ -399,6 +399,48 @@ class Events(Damage):
         self.story.consume("nats", [*self.story.log, ghost])
         self.expect(ghosts=1, all_or_nothing=1)
 
+    def emitted_without_an_answer(self):
+        """Everywhere, and gone from the log; who emitted it was never told."""
+        event = self.story.log.pop()
+        call = next(line for line in self.story.calls
+                    if (line["answer"] or {}).get("emit_event") == event.id)
+        call.update(answer=None, status="unknown", committed=None)
+        for sink in stories.SINKS:
+            self.story.consume(sink, [*self.story.log, event])
+        self.story.log_was_emptied = True
+        return event, call
+
+    def test_emitted_without_an_answer(self):
+        """It may have committed: nothing is wrong."""
+        self.emitted_without_an_answer()
+        self.expect()
+
+    def test_emitted_without_an_answer_and_lost(self):
+        """Where it is at one sink, it must be at all."""
+        self.emitted_without_an_answer()
+        self.story.consume("http", self.story.log)
+        self.expect(delivered=1)
+
+    def test_emitted_without_an_answer_and_in_no_log(self):
+        """The log has all that there ever was, and not this."""
+        self.emitted_without_an_answer()
+        self.story.log_was_emptied = False
+        self.expect(ghosts=6)
+
+    def test_emitted_twice_without_an_answer(self):
+        """One call has one event."""
+        event, _ = self.emitted_without_an_answer()
+        again = copy.copy(event)
+        again.id = self.story.uuid()
+        self.story.consume("rabbitmq", [*self.story.log, event, again])
+        self.expect(ghosts=1)
+
+    def test_emitted_and_failed(self):
+        """The client knows that its transaction was rolled back."""
+        _, call = self.emitted_without_an_answer()
+        call["committed"] = False
+        self.expect(ghosts=6)
+
     def test_new_id(self):
         """An event was sent again under another id."""
         last = self.story.log[-1]
