@@ -45,6 +45,14 @@
 #define OI_SERIALIZABLE_SINCE 160000
 #endif
 
+/* Once in a library: since 18 pg_get_loaded_modules() shows what it says. */
+#if PG_VERSION_NUM >= 180000
+#define OI_MODULE_MAGIC(NAME, VERSION) \
+	PG_MODULE_MAGIC_EXT(.name = NAME, .version = VERSION)
+#else
+#define OI_MODULE_MAGIC(NAME, VERSION) PG_MODULE_MAGIC
+#endif
+
 /* Stands before the declaration of a function that does not return. */
 #if PG_VERSION_NUM >= 180000
 #define OI_NORETURN pg_noreturn

@@ -21,8 +21,6 @@
 #include "utils/guc.h"
 #include "xact.h"
 
-PG_MODULE_MAGIC;
-
 PGDLLEXPORT void _PG_init(void);
 
 /*

@@ -10,11 +10,14 @@
  */
 #include "postgres.h"
 
+#include "compat.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
 
 /* "make checkver" compares it with what else names the version */
 #define OI_VERSION "1.1"
+
+OI_MODULE_MAGIC("order_idempotency", OI_VERSION);
 
 PG_FUNCTION_INFO_V1(oi_library_version);
 

@@ -1,11 +1,13 @@
 # What depends on the server's release.  pg_stat_activity shows by name what our
 # processes wait for, where the server has a place for such names (17).  Promise 1, at
 # SERIALIZABLE: a minor release in which the server misses conflicts is told of when
-# the library is loaded, and no other one is.
+# the library is loaded, and no other one is.  Where the server shows versions of libraries
+# (18), it shows ours.
 #
 # Bugs that this catches: a visit that wakes itself, and so does not wait at all but
 # looks for deadlines over and over, which was there; and, planted, a wait that is
-# reported as before, a warning that comes with every release, or with none.
+# reported as before, a warning that comes with every release, or with none;
+# a library without a version.
 
 use strict;
 use warnings;
@@ -110,4 +112,15 @@ foreach my $minor (0, 3)
 	}
 }
 unlike(says_as(4), $warning, "$major.4: no warning");
+
+# -- which library it is, for who looks at the server and not into a database ------------
+
+if ($major >= 18)
+{
+	$node->append_conf('postgresql.conf', "shared_preload_libraries = 'order_idempotency'");
+	$node->start;
+	sql_is($node, "SELECT version = $api.library_version() FROM pg_get_loaded_modules()"
+		  . " WHERE module_name = '$api'", 't', 'the server shows the version of the library');
+	$node->stop;
+}
 done_testing();
