@@ -242,19 +242,6 @@ keeps_in_batch(const OiVerdict *verdict, const OiBatch *batch)
 }
 
 /*
- * Is it known of each event of a numbered delivery what became of it?  Then the
- * receiver has to have the delivery, from now on.
- */
-static void
-note_settled(const OiBatch *batch, const OiDelivery *delivery)
-{
-	OiCursor   *cursor = &oi_worker.cursor;
-
-	if (cursor->numbered && delivery->n > 0 && !oi_intent_has(batch))
-		cursor->settled = cursor->token.number;
-}
-
-/*
  * Judge a delivery and record it.
  */
 static void
@@ -284,7 +271,8 @@ settle(OiBatch *batch, const OiDelivery *delivery)
 	else if (verdict.keys > 0)
 		note_failure(verdict.reason, verdict.delivered == 0);
 
-	note_settled(batch, delivery);
+	if (delivery->n > 0)
+		oi_intent_note_settled(&oi_worker.cursor, batch);
 	report_dead(&verdict);
 	if (!batch->failed)
 		oi_drain_advance(&oi_worker.cursor, batch);

@@ -240,6 +240,17 @@ oi_intent_has(const OiBatch *batch)
 }
 
 /*
+ * A delivery was judged.  Is it known of each of its events what became of it, where they
+ * are numbered?  Then the receiver has to have the delivery, from now on.
+ */
+void
+oi_intent_note_settled(OiCursor *cursor, const OiBatch *batch)
+{
+	if (cursor->numbered && !oi_intent_has(batch))
+		cursor->settled = cursor->token.number;
+}
+
+/*
  * Give a delivery a number that is higher than all before, and its events their
  * indexes.
  */

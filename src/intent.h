@@ -26,6 +26,7 @@ extern void oi_open_apply(const OiOpen *open, OiBatch *batch);
 
 extern bool oi_intent_has(const OiBatch *batch);
 extern void oi_intent_make(OiCursor *cursor, OiBatch *batch, const OiDelivery *delivery);
+extern void oi_intent_note_settled(OiCursor *cursor, const OiBatch *batch);
 extern void oi_intent_withdraw(OiBatch *batch);
 extern OiDelivery *oi_intent_choose(const OiBatch *batch);
 extern OiReceiver oi_intent_compare(const OiCursor *cursor, const OiSinkState *state);

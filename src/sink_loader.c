@@ -12,8 +12,8 @@
  * An ERROR in a sink ends the call, never the worker: it is caught here, and
  * the worker tries again later.  Who writes a sink makes mistakes, so nothing
  * that a callback leaves behind is left (sink_guard.c), none of its answers is
- * used as it is (sink_outcome.c), and it does not have the time that it takes
- * (sink_watch.c).
+ * used as it is (sink_outcome.c), and it has neither the time that it takes
+ * (sink_watch.c) nor the memory (sink_memory.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -32,6 +32,7 @@
 #include "shmem.h"
 #include "sink_guard.h"
 #include "sink_loader.h"
+#include "sink_memory.h"
 #include "sink_outcome.h"
 #include "sink_watch.h"
 #include "stats_delivery.h"
@@ -49,9 +50,6 @@
 
 /* a sink whose calls end in this many errors in a row is started anew */
 #define ERRORS_MOST 5
-
-/* bytes that a sink may leave outside of its own memory, before its worker ends */
-#define LEAKED_MOST (128 * 1024 * 1024)
 
 /* is a callback running? */
 static bool in_callback = false;
@@ -359,53 +357,6 @@ deliver_copies(OiSink *sink, OiSinkEvent *events, int n, TimestampTz deadline,
 }
 
 /*
- * How much memory there is outside of the sink's own and of a context.
- */
-static Size
-memory_of_others(const OiSink *sink, MemoryContext context)
-{
-	return MemoryContextMemAllocated(TopMemoryContext, true) -
-		MemoryContextMemAllocated(sink->state.context, true) -
-		MemoryContextMemAllocated(context, true);
-}
-
-/*
- * Count what a call left outside of the sink's memory and of the caller's context,
- * by what there was before it.  A sink whose own memory has grown too large
- * is stopped, to be started anew.
- */
-static void
-check_memory(OiSink *sink, Size before, MemoryContext context)
-{
-	Size		after = memory_of_others(sink, context);
-	Size		own = MemoryContextMemAllocated(sink->state.context, true);
-
-	sink->leaked += (int64) after - (int64) before;
-	if (own > OI_SINK_MAX_MEMORY)
-	{
-		ereport(LOG,
-				(errmsg("sink library \"%s\" is started anew, since it holds %zu MB of memory",
-						sink->library, own / (1024 * 1024))));
-		oi_sink_stop(sink);
-	}
-}
-
-/*
- * What was leaked can only be let go of with the process.  That ends where
- * nothing is delivered and not recorded.
- */
-static void
-end_if_leaking(const OiSink *sink)
-{
-	if (sink->leaked > LEAKED_MOST)
-		ereport(FATAL,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("sink library \"%s\" leaked %lld MB of memory", sink->library,
-						(long long) sink->leaked / (1024 * 1024)),
-				 errdetail("Its worker ends, and another one is started.")));
-}
-
-/*
  * Hand events to the sink, which fills their outcomes, with reasons in the
  * current context.  False: the sink raised an ERROR, and *error, in the same
  * context, says which; all events are to be sent again.
@@ -418,8 +369,8 @@ oi_sink_deliver(OiSink *sink, OiSinkEvent *events, int n, TimestampTz deadline, 
 	OiGuard		guard;
 	Size		memory;
 
-	end_if_leaking(sink);
-	memory = memory_of_others(sink, context);
+	oi_sink_memory_end_if_leaking(sink);
+	memory = oi_sink_memory_of_others(sink, context);
 	scratch = AllocSetContextCreate(context, "order_idempotency delivery", ALLOCSET_DEFAULT_SIZES);
 	*error = NULL;
 	for (int i = 0; i < n; i++)
@@ -445,8 +396,7 @@ oi_sink_deliver(OiSink *sink, OiSinkEvent *events, int n, TimestampTz deadline, 
 	MemoryContextDelete(scratch);
 
 	oi_stats_note_delivery(events, n, *error != NULL);
-	check_memory(sink, memory, context);
-	if (sink->errors >= ERRORS_MOST)
+	if (oi_sink_memory_check(sink, memory, context) || sink->errors >= ERRORS_MOST)
 		oi_sink_stop(sink);
 
 	return *error == NULL;

@@ -21,26 +21,16 @@
  */
 #include "postgres.h"
 
-#include <curl/curl.h>
-#include <signal.h>
-#include <sys/socket.h>
-
 #include "compat.h"
 #include "fmgr.h"
-#include "http_address.h"
-#include "http_signature.h"
+#include "http_sink.h"
 #include "miscadmin.h"
-#include "order_sink.h"
 #include "pgstat.h"
-#include "shared_headers.h"
 #include "shared_keys.h"
 #include "shared_options.h"
 #include "utils/timestamp.h"
 
 PG_MODULE_MAGIC;
-
-/* what is read of a response, headers and body each, before it is given up */
-#define MAX_RESPONSE (64 * 1024)
 
 /* ms until interrupts are looked at, while nothing comes in */
 #define POLL_INTERVAL 200
@@ -48,36 +38,6 @@ PG_MODULE_MAGIC;
 /* defaults of server options */
 #define DEFAULT_IN_FLIGHT 8
 #define DEFAULT_TIMEOUT 10000
-
-typedef struct HttpSink HttpSink;
-
-/* one connection's worth of work: a request under way, or an idle handle */
-typedef struct Request
-{
-	HttpSink   *sink;
-	CURL	   *easy;
-	struct curl_slist *headers;
-	int			event;			/* which of the batch; -1: idle */
-	size_t		received;		/* bytes of the response so far */
-	bool		too_long;
-	bool		whole_header;	/* the empty line behind it was there */
-	bool		forbidden;		/* the address is not allowed */
-	char		error[CURL_ERROR_SIZE];
-} Request;
-
-struct HttpSink
-{
-	CURLM	   *multi;
-	Request    *requests;
-	int			max_in_flight;
-	long		timeout;		/* ms for one request */
-	char	   *url;
-	const char *authorization;	/* header line, or NULL */
-	HttpSecret *secret;			/* NULL: do not sign */
-	HttpNetworks *allowed;
-	char	   *ca_file;		/* NULL: the system's */
-	sigset_t	outer_mask;		/* of signals, while libcurl runs */
-};
 
 /* one call of deliver */
 typedef struct Delivery
@@ -119,102 +79,6 @@ leave_library(HttpSink *sink)
 }
 
 /*
- * libcurl callback: count what comes, keep nothing, and stop at the limit.
- */
-static size_t
-receive(char *data, size_t size, size_t n, void *arg)
-{
-	Request    *request = arg;
-
-	request->received += size * n;
-	request->too_long = request->received > MAX_RESPONSE;
-	return request->too_long ? 0 : size * n;
-}
-
-/*
- * libcurl callback, for each line of a header: a connection that ends within it
- * is no error to libcurl.
- */
-static size_t
-receive_header(char *line, size_t size, size_t n, void *arg)
-{
-	Request    *request = arg;
-	size_t		len = size * n;
-
-	request->whole_header = len > 0 && (line[0] == '\r' || line[0] == '\n');
-	return receive(line, size, n, arg);
-}
-
-/*
- * libcurl callback: open a socket to an address that a name led to, if that
- * address is allowed.  Here nothing can come between check and use.
- */
-static curl_socket_t
-open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
-{
-	Request    *request = arg;
-
-	if (!http_address_allowed(request->sink->allowed, &address->addr))
-	{
-		request->forbidden = true;
-		return CURL_SOCKET_BAD;
-	}
-	return socket(address->family, address->socktype, address->protocol);
-}
-
-/*
- * The URL that an event is sent to: that of the server, and the topic as a path
- * below it where there is one.
- */
-static char *
-make_url(const HttpSink *sink, const OiSinkEvent *event)
-{
-	size_t		len = strlen(sink->url);
-
-	if (event->topic[0] == '\0')
-		return pstrdup(sink->url);
-	while (len > 0 && sink->url[len - 1] == '/')
-		len--;
-	return psprintf("%.*s/%s", (int) len, sink->url, event->topic);
-}
-
-/*
- * What all requests of a handle have in common.  No proxy, no redirect, no
- * file of credentials, no other protocol: nothing that the environment of the
- * server could bring in.
- */
-static void
-set_up_handle(HttpSink *sink, Request *request)
-{
-	CURL	   *easy = request->easy;
-	bool		secure = pg_strncasecmp(sink->url, "https:", 6) == 0;
-
-	curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, secure ? "https" : "http");
-	curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1);
-	curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L);
-	curl_easy_setopt(easy, CURLOPT_PROXY, "");
-	curl_easy_setopt(easy, CURLOPT_NETRC, (long) CURL_NETRC_IGNORED);
-	curl_easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, 1L);
-	curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, 2L);
-	if (sink->ca_file != NULL)
-		curl_easy_setopt(easy, CURLOPT_CAINFO, sink->ca_file);
-	curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
-	curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L);
-	curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, sink->timeout);
-	curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, sink->timeout);
-	curl_easy_setopt(easy, CURLOPT_POST, 1L);
-	curl_easy_setopt(easy, CURLOPT_USERAGENT, "order_idempotency");
-	curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, receive);
-	curl_easy_setopt(easy, CURLOPT_WRITEDATA, request);
-	curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, receive_header);
-	curl_easy_setopt(easy, CURLOPT_HEADERDATA, request);
-	curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
-	curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, request);
-	curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, request->error);
-	curl_easy_setopt(easy, CURLOPT_PRIVATE, request);
-}
-
-/*
  * Take over the options of server and user mapping.
  */
 static void
@@ -244,7 +108,7 @@ http_startup(OiSinkState *state)
 
 	state->private_data = sink;
 	read_options(sink, state);
-	sink->requests = palloc0(sizeof(Request) * sink->max_in_flight);
+	sink->requests = palloc0(sizeof(HttpRequest) * sink->max_in_flight);
 	MemoryContextSwitchTo(old);
 
 	enter_library(sink);
@@ -252,13 +116,13 @@ http_startup(OiSinkState *state)
 	sink->multi = curl_multi_init();
 	for (int i = 0; i < sink->max_in_flight && sink->multi != NULL; i++)
 	{
-		Request    *request = &sink->requests[i];
+		HttpRequest *request = &sink->requests[i];
 
 		request->sink = sink;
 		request->event = -1;
 		request->easy = curl_easy_init();
 		if (request->easy != NULL)
-			set_up_handle(sink, request);
+			http_request_init(sink, request);
 	}
 	leave_library(sink);
 	if (sink->multi == NULL || sink->requests[sink->max_in_flight - 1].easy == NULL)
@@ -269,84 +133,14 @@ http_startup(OiSinkState *state)
 }
 
 /*
- * Append a header line.
- */
-static struct curl_slist *
-append_header(struct curl_slist *list, const char *prefix, const char *name, const char *value)
-{
-	StringInfoData line;
-
-	initStringInfo(&line);
-	appendStringInfoString(&line, prefix);
-	appendStringInfoString(&line, name);
-	appendStringInfoString(&line, ": ");
-	oi_headers_append_value(&line, value);
-	list = curl_slist_append(list, line.data);
-	pfree(line.data);
-	return list;
-}
-
-/*
- * The headers of an event: its attributes; trace context besides under the
- * names that W3C gives it.
- */
-static struct curl_slist *
-make_headers(HttpSink *sink, const OiSinkState *state, const OiSinkEvent *event)
-{
-	struct curl_slist *list = NULL;
-	int			n;
-	OiSinkHeader *attributes = oi_cloudevent_attributes(state, event, &n);
-
-	for (int i = 0; i < n; i++)
-	{
-		if (strcmp(attributes[i].name, "datacontenttype") == 0)
-			continue;
-		list = append_header(list, "ce-", attributes[i].name, attributes[i].value);
-		if (strcmp(attributes[i].name, "traceparent") == 0 ||
-			strcmp(attributes[i].name, "tracestate") == 0)
-			list = append_header(list, "", attributes[i].name, attributes[i].value);
-	}
-	list = curl_slist_append(list, event->payload ? "Content-Type: application/json" : "Content-Type:");
-	list = append_header(list, "", "Idempotency-Key", event->event_id_text);
-	list = curl_slist_append(list, "Expect:");
-	if (sink->authorization != NULL)
-		list = curl_slist_append(list, sink->authorization);
-	if (sink->secret != NULL)
-	{
-		HttpSignature signature;
-
-		http_sign(sink->secret, event->event_id_text, event->payload ? event->payload : "",
-				  &signature);
-		list = append_header(list, "", "webhook-id", event->event_id_text);
-		list = append_header(list, "", "webhook-timestamp", signature.timestamp);
-		list = append_header(list, "", "webhook-signature", signature.value);
-	}
-	pfree(attributes);
-	return list;
-}
-
-/*
  * Send an event by an idle handle.
  */
 static void
-send_event(Delivery *delivery, Request *request, int which)
+send_event(Delivery *delivery, HttpRequest *request, int which)
 {
-	HttpSink   *sink = request->sink;
-	const OiSinkEvent *event = &delivery->events[which];
-	const char *body = event->payload ? event->payload : "";
-	char	   *url = make_url(sink, event);
-
-	request->headers = make_headers(sink, delivery->state, event);
+	http_request_fill(request, delivery->state, &delivery->events[which]);
 	request->event = which;
-	request->received = 0;
-	request->too_long = request->whole_header = request->forbidden = false;
-	request->error[0] = '\0';
-	curl_easy_setopt(request->easy, CURLOPT_URL, url);
-	pfree(url);
-	curl_easy_setopt(request->easy, CURLOPT_HTTPHEADER, request->headers);
-	curl_easy_setopt(request->easy, CURLOPT_POSTFIELDS, body);
-	curl_easy_setopt(request->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) strlen(body));
-	curl_multi_add_handle(sink->multi, request->easy);
+	curl_multi_add_handle(request->sink->multi, request->easy);
 	delivery->in_flight++;
 }
 
@@ -354,7 +148,7 @@ send_event(Delivery *delivery, Request *request, int which)
  * Let go of a request, finished or not.
  */
 static void
-end_request(Request *request)
+end_request(HttpRequest *request)
 {
 	if (request->event < 0)
 		return;
@@ -393,7 +187,7 @@ status_outcome(long status)
  * Take down what became of a request whose exchange was whole.
  */
 static void
-note_status(Request *request, OiSinkEvent *event)
+note_status(HttpRequest *request, OiSinkEvent *event)
 {
 	long		status = 0;
 	curl_off_t	wait = 0;
@@ -413,13 +207,13 @@ note_status(Request *request, OiSinkEvent *event)
  * the event is unknown, whatever status it began to send.
  */
 static void
-note_failure(Request *request, CURLcode code, OiSinkEvent *event)
+note_failure(HttpRequest *request, CURLcode code, OiSinkEvent *event)
 {
 	event->outcome = OI_SINK_RETRY;
 	if (request->forbidden)
 		event->reason = "address of the receiver is not among those in option \"allow_addresses\"";
 	else if (request->too_long)
-		event->reason = psprintf("response is longer than %d bytes", MAX_RESPONSE);
+		event->reason = psprintf("response is longer than %d bytes", HTTP_MAX_RESPONSE);
 	else if (code == CURLE_OK)
 		event->reason = "connection was closed within the response";
 	else
@@ -438,7 +232,7 @@ collect(HttpSink *sink, Delivery *delivery)
 	while ((message = curl_multi_info_read(sink->multi, &left)) != NULL)
 	{
 		CURLcode	code = message->data.result;
-		Request    *request = NULL;
+		HttpRequest *request = NULL;
 		OiSinkEvent *event;
 		int			which;
 
