@@ -177,15 +177,10 @@ sub upgrade_to
 
 upgrade_to('the same version', 'same', undef);
 
-if (defined $ENV{OI_OTHER_MAJOR} && $ENV{OI_OTHER_MAJOR} eq '')
-{
-	note('no newer version is known');
-	done_testing();
-	exit;
-}
-
-my $reason = why_not();
-if (defined $reason && ($ENV{CI} // '') eq 'true')
+# scripts/private names no newer version for this one
+my $newest = defined $ENV{OI_OTHER_MAJOR} && $ENV{OI_OTHER_MAJOR} eq '';
+my $reason = $newest ? 'upgraded to its own version only, none that is newer being certain to be had' : why_not();
+if (!$newest && defined $reason && ($ENV{CI} // '') eq 'true')
 {
 	fail("a newer PostgreSQL is there: $reason");
 }

@@ -13,6 +13,9 @@
  *
  *-------------------------------------------------------------------------
  */
+/* since 16 modules are compiled so that what is not said to be visible is not */
+#pragma GCC visibility push(default)
+
 #include <dlfcn.h>
 #include <limits.h>
 #include <signal.h>
