@@ -154,8 +154,8 @@ my %ends = (
 	terminate => sub { $node->safe_psql('postgres', "SELECT pg_terminate_backend(" . visitor_of() . ")") },
 	kill => sub { kill 'KILL', visitor_of(); wait_until_up($node) },
 	crash => sub { kill_server($node); $node->start },
-	immediate => sub { $node->restart('immediate') },
-	fast => sub { $node->restart('fast') },
+	immediate => sub { $node->stop('immediate'); $node->start },
+	fast => sub { $node->stop('fast'); $node->start },
 );
 
 # The process id of the maintenance process, wherever it is.
