@@ -116,9 +116,9 @@ test-matrix:
 	@$(top)/scripts/test-matrix $(VERSIONS)
 
 ## make coverage        run the tests, as KIND and TESTS choose them, and show which lines of
-##                      the C sources they ran; runs of the same sources add up
+##                      the C sources they ran; runs add up
 coverage:
-	@OI_COVERAGE=yes $(top)/scripts/private coverage scripts/coverage
+	@OI_COVERAGE=yes OI_COMMIT=$$(git -C $(top) describe --always 2>/dev/null) $(top)/scripts/private coverage scripts/coverage
 .PHONY: test-matrix coverage
 
 ## make fuzz            random and hostile arguments to every SQL function, sqlsmith, and libFuzzer:

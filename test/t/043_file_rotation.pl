@@ -162,7 +162,7 @@ $node->safe_psql('postgres', "SELECT $api.drop_subscription('long')");
 # Starts the server with the library that kills.
 sub start_with_library
 {
-	local $ENV{LD_PRELOAD} = $preload;
+	local $ENV{LD_PRELOAD} = join ' ', $preload, $ENV{LD_PRELOAD} // ();
 	local $ENV{KILL_AT} = $node->basedir;
 
 	$node->start;
