@@ -3,7 +3,7 @@
 -- every object says in a comment what it is.
 BEGIN;
 \ir lib/tools.psql
-SELECT plan(17);
+SELECT plan(18);
 
 SELECT is((SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
 		   WHERE e.extname = 'order_idempotency'), 'order_idempotency',
@@ -181,6 +181,9 @@ SELECT is_empty($$
 	  AND c.relname !~ '_[1-3]$'
 	  AND col_description(c.oid, a.attnum) IS NULL
 	$$, 'and so has every column of its tables, views and types');
+SELECT is(order_idempotency.library_version(),
+	(SELECT extversion FROM pg_extension WHERE extname = 'order_idempotency'),
+	'the library says that it is of the version of the SQL objects');
 
 SELECT * FROM finish();
 ROLLBACK;

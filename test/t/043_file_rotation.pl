@@ -224,6 +224,34 @@ wait_until_up($node);
 drained($node, 'audit');
 all_well('audit.jsonl', 'killed where it repairs the file');
 
+# -- a call that fails ---------------------------------------------------------------
+
+# The worker says so, goes on, and nothing is lost, torn or there twice.  An fsync that failed
+# proves nothing of what was written before it, so that is written again.
+foreach my $at ('write 1', 'write 2', 'fsync 1', 'fsync 2', 'fsync 3', 'rename 1')
+{
+	my ($call, $count) = split / /, $at;
+	my $pid = wait_for_worker($node, 'audit');
+
+	order($call, $count, 'fail');
+	$node->safe_psql('postgres', events(17));
+	wait_for_death($at);
+	drained($node, 'audit');
+	like($node->safe_psql('postgres', "SELECT last_error FROM $api.subscription_status WHERE name = 'audit'"),
+		qr/could not $call .*Input\/output error/, "that $at failed is said");
+	is(worker_pid($node, 'audit'), $pid, 'by the same worker');
+	all_well('audit.jsonl', "$at failed");
+}
+order('write', 1, 'middle');
+$node->psql('postgres', events(17));
+wait_for_death('write');
+order('ftruncate', 1, 'fail');
+wait_for_death('ftruncate');
+wait_until_up($node);
+drained($node, 'audit');
+like(slurp_file($node->logfile), qr/could not truncate file .*Input\/output error/, 'a torn line that cannot be cut off is said');
+all_well('audit.jsonl', 'it is cut off as soon as it can be');
+
 # -- crashes in a row, nothing recorded in between ------------------------------------
 
 # Sets publish, without a server or with one.

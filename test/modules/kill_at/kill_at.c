@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * kill_at.c
- *		Kills a process at a chosen system call, for tests.
+ *		Kills a process at a chosen system call, or has the call fail, for tests.
  *
  * To be loaded by LD_PRELOAD.  Environment variable KILL_AT names a directory.
  * Calls of rename(), write(), fsync() and ftruncate() that have to do with files
@@ -9,7 +9,8 @@
  * That has three words: a call's name, a number n, and "before" or "after". The
  * n-th of these calls in a process, counted from when it began to see the
  * file, becomes the last one, and the file is removed.  "middle" is for a
- * write() of which only a half is done.
+ * write() of which only a half is done.  "fail" has the call fail with EIO, and nothing
+ * done; the process goes on.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,6 +18,7 @@
 #pragma GCC visibility push(default)
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
@@ -114,6 +116,18 @@ end_if(const Order *order, const char *when)
 }
 
 /*
+ * Is the call to fail?  Then errno says of what.
+ */
+static int
+is_to_fail(const Order *order)
+{
+	if (strcmp(order->when, "fail") != 0)
+		return 0;
+	errno = EIO;
+	return 1;
+}
+
+/*
  * rename()
  */
 int
@@ -124,6 +138,8 @@ rename(const char *from, const char *to)
 	int			ordered = is_watched(from) && is_ordered(&order, "rename");
 	int			result;
 
+	if (ordered && is_to_fail(&order))
+		return -1;
 	if (ordered)
 		end_if(&order, "before");
 	result = real(from, to);
@@ -143,6 +159,8 @@ write(int fd, const void *data, size_t len)
 	int			ordered = is_watched_fd(fd) && is_ordered(&order, "write");
 	ssize_t		result;
 
+	if (ordered && is_to_fail(&order))
+		return -1;
 	if (ordered)
 		end_if(&order, "before");
 	if (ordered && strcmp(order.when, "middle") == 0)
@@ -166,6 +184,8 @@ fsync(int fd)
 	int			ordered = is_watched_fd(fd) && is_ordered(&order, "fsync");
 	int			result;
 
+	if (ordered && is_to_fail(&order))
+		return -1;
 	if (ordered)
 		end_if(&order, "before");
 	result = real(fd);
@@ -185,6 +205,8 @@ ftruncate(int fd, off_t length)
 	int			ordered = is_watched_fd(fd) && is_ordered(&order, "ftruncate");
 	int			result;
 
+	if (ordered && is_to_fail(&order))
+		return -1;
 	if (ordered)
 		end_if(&order, "before");
 	result = real(fd, length);
