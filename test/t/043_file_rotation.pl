@@ -1,11 +1,12 @@
 # Promises 4, 6 and 7 where the sink "file" rotates its file by size: every event
 # is once in all of the files, in order, whole; also where the worker, or the
-# server, is killed at any call around a rotation, or twice in a row.
+# server, is killed at any call around a rotation, or twice in a row, and where such
+# a call fails.
 #
 # Bugs that this catches: ids looked for in the new file alone; a rename that is not
 # durable before the new file is written to; a file that is renamed before it is
 # durable, or over another; names that do not sort; another subscription's file
-# taken for a rotated one.
+# taken for a rotated one; a write that failed and is not undone, which was planted.
 
 use strict;
 use warnings;
