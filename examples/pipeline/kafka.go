@@ -12,8 +12,9 @@ import (
 )
 
 const (
-	maxPoll   = 500 // records in a round
-	tries     = 5   // of a record in a round
+	partBytes = 128 << 10       // of each partition in a round, or one batch that is larger
+	roundTime = 2 * time.Second // after which what is left is for the next round
+	tries     = 5               // of a record in a round
 	idHeader  = "ce_id"
 	brokerEnd = 5 * time.Second // how long a broker is waited for that may be away
 )
@@ -29,6 +30,7 @@ func consumeKafka(ctx context.Context, w *Worker) error {
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), // of a group that is new
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.FetchMaxWait(500*time.Millisecond),
+		kgo.FetchMaxPartitionBytes(partBytes),
 		kgo.SessionTimeout(duration("SESSION_TIMEOUT", "10s")),
 		kgo.HeartbeatInterval(duration("SESSION_TIMEOUT", "10s")/5),
 		kgo.DisableAutoCommit(),
@@ -50,9 +52,14 @@ func consumeKafka(ctx context.Context, w *Worker) error {
 
 // kafkaRound is one round. Offsets are committed after the database has committed: who
 // is killed in between gets the records again, and the claims tell that they were done.
+//
+// A poll for so many records would give those of one partition after the other, and leave
+// nothing to be done at the same time. So this takes all, and bounds the time.
 func kafkaRound(ctx context.Context, client *kgo.Client, w *Worker) error {
-	fetches := client.PollRecords(ctx, maxPoll)
+	fetches := client.PollFetches(ctx)
 	defer client.AllowRebalance()
+	ctx, cancel := context.WithTimeout(ctx, roundTime)
+	defer cancel()
 	fetches.EachError(func(topic string, partition int32, err error) {
 		if !errors.Is(err, context.Canceled) {
 			log.Printf("topic %q, partition %d: %v", topic, partition, err)

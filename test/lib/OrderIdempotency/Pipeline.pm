@@ -130,10 +130,6 @@ sub _stopped
 sub _kill
 {
 	my ($self, $number) = @_;
-
-	# RabbitMQ 3.10, killed while its quorum queues are being written to, sometimes comes back without
-	# confirming anything (INTERNAL_ERROR on its channels): so that is in the larger runs only
-	my @plan = grep { !/^broker/ || $self->{kind} eq 'kafka' || $ENV{OI_PIPELINE} } @plan;
 	my $what = $plan[ $self->{killed}++ % @plan ];
 	my $consumers = $self->{running};
 

@@ -107,13 +107,28 @@ sub client
 	return map { decode_json($_) } split /\n/, $out;
 }
 
-# Declares exchanges, queues and bindings.
+# Declares exchanges, queues and bindings. A quorum queue is there when its name is on disk, which
+# takes a second more: a broker that is killed before does not know whose the log is that it finds
+# then, and has a new one, of which nobody ever becomes the leader, so that nothing is confirmed.
 sub declare
 {
 	my ($self, %what) = @_;
+	my @quorum = map { $_->[0] } grep { ($_->[1]{'x-queue-type'} // '') eq 'quorum' } @{ $what{queues} // [] };
 
 	$self->client('declare', \%what);
+	wait_for('queues to be on disk', sub { $self->_on_disk(@quorum) }) if @quorum;
 	return;
+}
+
+# Are quorum queues of the virtual host "/" among those that a broker that starts would find?
+sub _on_disk
+{
+	my ($self, @names) = @_;
+	my $node = $self->{env}{RABBITMQ_NODENAME};
+	my $known = slurp_file("$self->{dir}/mnesia/$node/quorum/$node/names.dets");
+
+	# each begins with its length, in one byte
+	return !grep { index($known, pack 'C/a', "%2F_$_") < 0 } @names;
 }
 
 # Takes all messages out of a queue that nobody writes to any more, into a file, as the client writes them.
