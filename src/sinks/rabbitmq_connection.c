@@ -15,8 +15,6 @@
  */
 #include "postgres.h"
 
-#include <amqp_ssl_socket.h>
-#include <amqp_tcp_socket.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>

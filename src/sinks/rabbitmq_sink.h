@@ -8,8 +8,18 @@
 #ifndef RABBITMQ_SINK_H
 #define RABBITMQ_SINK_H
 
-#include <amqp.h>
 #include <pthread.h>
+
+/* the library's headers, which have moved with its version 0.12 */
+#if __has_include(<rabbitmq-c/amqp.h>)
+#include <rabbitmq-c/amqp.h>
+#include <rabbitmq-c/ssl_socket.h>
+#include <rabbitmq-c/tcp_socket.h>
+#else
+#include <amqp.h>
+#include <amqp_ssl_socket.h>
+#include <amqp_tcp_socket.h>
+#endif
 
 #include "shared_aside.h"
 #include "shared_keys.h"
