@@ -17,6 +17,7 @@ use lib "$FindBin::RealBin/../lib";
 use Fcntl qw(:flock);
 use OrderIdempotency::Drain;
 use OrderIdempotency::Node;
+use POSIX qw(mkfifo);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -102,12 +103,21 @@ $node->safe_psql('postgres', emit('linked'));
 fails('could not open file', 'a symbolic link is not followed');
 is(slurp_file("$dir/target"), "precious\n", 'what it points to is left alone');
 unlink "$dir/audit.jsonl" or die;
+link "$dir/target", "$dir/audit.jsonl" or die;
+$node->safe_psql('postgres', emit('second'));
+fails('has another name, too', 'nor is a file written to that has another name');
+is(slurp_file("$dir/target"), "precious\n", 'it is left alone');
+unlink "$dir/audit.jsonl" or die;
+mkfifo("$dir/audit.jsonl", 0600) or die;
+$node->safe_psql('postgres', emit('fifo'));
+fails('is not a regular file', 'a pipe in its place');
+unlink "$dir/audit.jsonl" or die;
 mkdir "$dir/audit.jsonl" or die;
 $node->safe_psql('postgres', emit('directory'));
 fails('directory', 'a directory in its place');
 rmdir "$dir/audit.jsonl" or die;
 $seen = 0;
-sent('linked directory', 'a new file in the end');
+sent('linked second fifo directory', 'a new file in the end');
 
 # A file that can grow no further: the write that crosses the limit is cut short.
 # The limit is the worker's, for all of its files, so this one has to be the
@@ -125,9 +135,9 @@ $node->safe_psql('postgres',
 	  . emit('large'));
 fails('could not write to file', 'a file that can grow no further');
 is(-s "$dir/audit.jsonl", $before, 'nothing is left of a write that failed');
-is(join(' ', sort split / /, events_of($node, 'audit.jsonl')), 'directory fits linked padding', 'and no line is torn');
+is(join(' ', sort split / /, events_of($node, 'audit.jsonl')), 'directory fifo fits linked padding second', 'and no line is torn');
 command_ok([ 'prlimit', "--pid=$pid", '--fsize=unlimited:' ], 'no limit');
-$seen = 4;
+$seen = 6;
 sent('large large', 'all of it when there is room');
 
 # The server's options change, or it goes away and comes back.
@@ -139,7 +149,7 @@ is(events_of($node, 'moved/audit.jsonl'), 'moved', 'another path');
 $node->safe_psql('postgres', 'DROP SERVER files;' . emit('no-server'));
 fails('server "files" does not exist', 'no server');
 create_sink($node, 'postgres');
-$seen = 6;
+$seen = 8;
 sent('no-server', 'a server again');
 $node->safe_psql('postgres', <<~SQL);
 	CREATE ROLE operator LOGIN;

@@ -229,6 +229,12 @@ is(scalar(take('all')), 1, 'external authentication, by a certificate of the cli
 like($broker->ctl('list_connections', 'user', 'client_properties'), qr/^shop.*order_idempotency tls/m,
 	'as whom it is for, under a name for people');
 
+# Options of which one is missing: no attempt is made with half of them.
+my $file = "$base/client.pem";
+not_configured($node, 'rabbitmq', "$local, exchange 'events', cert_file '$file'", undef, 'options "cert_file" and "key_file" go together');
+not_configured($node, 'rabbitmq', "$local, exchange 'events', auth 'external'", undef, 'external authentication takes options');
+not_configured($node, 'rabbitmq', "$local, exchange 'events'", "user 'somebody'", 'options "user" and "password" of the user mapping go together');
+
 no_crash($node);
 secrets_kept($node, qr/canary-8c1f27/);
 $node->stop;

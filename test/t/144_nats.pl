@@ -228,6 +228,13 @@ foreach my $round (1 .. 2)
 }
 no_crash($node);
 
+# Options of which one is missing: no attempt is made with half of them.
+my $secured = "tls://localhost:$secure_port";
+not_configured($node, 'nats', "url '$secured,nats://localhost:1'", undef, 'option "url" has servers with TLS and without');
+not_configured($node, 'nats', "url '$secured', key_file '$base/client.key'", undef, 'options "cert_file" and "key_file" go together');
+not_configured($node, 'nats', "url '$secured'", "password 'canary-5d90e1'", 'options "user" and "password" of the user mapping go together');
+not_configured($node, 'nats', "url '$secured'", "jwt '$token'", 'option "nkey_seed" of the user mapping goes together with "nkey" or "jwt"');
+
 secrets_kept($node, qr/canary-5d90e1|$nkey_seed|$token/);
 $node->stop('fast');
 done_testing();

@@ -16,7 +16,7 @@ use Test::More;
 use Time::HiRes qw(time);
 
 our @EXPORT = qw(sink_there create_broker_server subscribe_broker numbered_events emit_sql
-  last_error_like try_again arrived_in_order ends_in_time secrets_kept no_crash);
+  last_error_like not_configured try_again arrived_in_order ends_in_time secrets_kept no_crash);
 
 my $api = 'order_idempotency';
 
@@ -88,6 +88,19 @@ sub last_error_like
 		});
 
 	ok($found, $what);
+	return;
+}
+
+# Checks that options which do not make sense together are said to be why nothing is delivered.
+sub not_configured
+{
+	my ($node, $sink, $options, $mapping, $pattern) = @_;
+
+	create_broker_server($node, 'half', $sink, $options, $mapping);
+	subscribe_broker($node, 'half', 'half');
+	emit_sql($node, 'half', 1, 1);
+	last_error_like($node, 'half', qr/server "half" is not configured: $pattern/, "not configured: $pattern");
+	$node->safe_psql('postgres', "SELECT $api.drop_subscription('half'); DROP SERVER half CASCADE");
 	return;
 }
 
