@@ -6,35 +6,25 @@ import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
+import sys
 import time
 from pathlib import Path
 
 from measure import say
 from server import ServerError, run
 
+LIBRARY = Path(__file__).resolve().parent.parent / "test" / "lib"
+sys.path.append(str(LIBRARY))
+
+from local_broker import RabbitNode, accepts, free_port, kafka_answers, kafka_conf, kafka_format, kafka_program, spawn
+
 TICKS = os.sysconf("SC_CLK_TCK")
 DEADLINE = 120                  # seconds to start or to end in
-LIBRARY = Path(__file__).resolve().parent.parent / "test" / "lib"
 STREAM = "bench"
 
 
 class Missing(Exception):
     """A broker cannot be had here."""
-
-
-def free_port():
-    """A port that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def accepts(port):
-    """Does anybody listen there?"""
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def program(name):
@@ -93,10 +83,7 @@ class Broker:
         self.dir.mkdir(parents=True)
         command = self.command()
         say(f"starting {self.name}")
-        with open(self.dir / "log", "w", encoding="utf-8") as log:
-            self.process = subprocess.Popen(
-                [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.dir,
-                env={**os.environ, **self.environment()}, start_new_session=True)
+        self.process = spawn(command, self.dir, self.dir / "log", self.environment())
         self.wait("answer", self.is_ready)
 
     def wait(self, what, condition):
@@ -127,23 +114,7 @@ class Kafka(Broker):
 
     name = "kafka"
 
-    CONF = """
-process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
-controller.listener.names=CONTROLLER
-inter.broker.listener.name=PLAINTEXT
-log.dirs={dir}/data
-auto.create.topics.enable=true
-num.partitions=4
-offsets.topic.num.partitions=1
-offsets.topic.replication.factor=1
-transaction.state.log.num.partitions=2
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+    CONF = """auto.create.topics.enable=true
 log.segment.bytes=67108864
 log.retention.bytes=134217728
 log.retention.check.interval.ms=2000
@@ -154,23 +125,17 @@ file.delete.delay.ms=1000
         super().__init__(workdir)
         self.home = Path(os.environ.get("OI_KAFKA", "/nowhere"))
 
-    def java(self, heap, *words):
-        """One of its programs, as a command."""
-        return [program("java"), f"-Xmx{heap}m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-                "-cp", f"{self.home}/lib/*", *words]
-
     def command(self):
         if not (self.home / ".built-from").exists():
             raise Missing("Apache Kafka could not be fetched (scripts/setup-kafka)")
+        program("java")
         conf = self.dir / "server.properties"
-        conf.write_text(self.CONF.format(port=self.port, controller=free_port(), dir=self.dir), encoding="utf-8")
-        run(self.java(128, "kafka.tools.StorageTool", "format", "-t", "b3JkZXJfaWRlbXBvdA", "-c", conf))
-        return self.java(1024, "kafka.Kafka", conf)
+        conf.write_text(kafka_conf(self.dir, {"PLAINTEXT": (self.port, self.port)}, self.CONF), encoding="utf-8")
+        run(kafka_format(self.home, conf))
+        return kafka_program(self.home, 1024, "kafka.Kafka", conf)
 
     def is_ready(self):
-        done = subprocess.run(["timeout", "5", program("kcat"), "-b", f"127.0.0.1:{self.port}", "-L", "-m", "3"],
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        return done.returncode == 0 and " 1 brokers:" in done.stdout
+        return kafka_answers(self.port, program("kcat"))
 
     def version(self):
         jar = next((self.home / "lib").glob("kafka-clients-*.jar"))
@@ -181,40 +146,16 @@ class RabbitMQ(Broker):
     """RabbitMQ with a quorum queue."""
 
     name = "rabbitmq"
-    PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-
-    def __init__(self, workdir):
-        super().__init__(workdir)
-        self.epmd = free_port()
-        self.mapper = None
+    node = None
 
     def environment(self):
-        return {
-            "HOME": str(self.dir), "RABBITMQ_NODENAME": f"bench{os.getpid()}@localhost",
-            "RABBITMQ_CONF_ENV_FILE": f"{self.dir}/none", "RABBITMQ_CONFIG_FILE": f"{self.dir}/rabbitmq.conf",
-            "RABBITMQ_MNESIA_BASE": f"{self.dir}/mnesia", "RABBITMQ_LOG_BASE": str(self.dir), "RABBITMQ_LOGS": "-",
-            "RABBITMQ_NODE_PORT": str(self.port), "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
-            "RABBITMQ_DIST_PORT": str(free_port()), "RABBITMQ_ENABLED_PLUGINS_FILE": f"{self.dir}/plugins",
-            "RABBITMQ_PID_FILE": f"{self.dir}/pid", "ERL_EPMD_PORT": str(self.epmd),
-            "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
-        }
+        return self.node.environment()
 
     def command(self):
-        if not self.PROGRAM.exists():
+        if not Path(RabbitNode.PROGRAM).exists():
             raise Missing("there is no rabbitmq-server")
-        (self.dir / "plugins").write_text("[].\n", encoding="utf-8")
-        (self.dir / "rabbitmq.conf").write_text(
-            "disk_free_limit.absolute = 1MB\ncollect_statistics_interval = 60000\n", encoding="utf-8")
-        # Erlang's port mapper, which the broker would else leave running
-        self.mapper = subprocess.Popen([program("epmd"), "-port", str(self.epmd), "-address", "127.0.0.1"],
-                                       stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                       stderr=subprocess.DEVNULL, start_new_session=True)
-        while not accepts(self.epmd):
-            if self.mapper.poll() is not None:
-                raise ServerError("epmd does not start")
-            time.sleep(0.02)
-        return [self.PROGRAM]
+        self.node = RabbitNode(self.dir, self.port, program("epmd"))
+        return [RabbitNode.PROGRAM]
 
     def is_ready(self):
         log = (self.dir / "log").read_text(encoding="utf-8", errors="replace")
@@ -229,10 +170,9 @@ class RabbitMQ(Broker):
 
     def stop(self):
         super().stop()
-        if self.mapper is not None:
-            self.mapper.kill()
-            self.mapper.wait()
-            self.mapper = None
+        if self.node is not None:
+            self.node.stop()
+            self.node = None
 
 
 class Redis(Broker):

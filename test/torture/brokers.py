@@ -14,10 +14,14 @@ import subprocess
 import sys
 import time
 
-from proxy import Proxy, free_port
+from proxy import Proxy
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 LIBRARY = os.path.join(HERE, "..", "lib")
+sys.path.append(LIBRARY)
+
+from local_broker import RabbitNode, accepts, free_port, kafka_answers, kafka_conf, kafka_format, kafka_program, spawn
+
 START_DEADLINE = 120.0
 TOPIC = "torture"
 WINDOW = 12 * 3600             # seconds for which NATS remembers ids: longer than a run
@@ -25,15 +29,6 @@ WINDOW = 12 * 3600             # seconds for which NATS remembers ids: longer th
 
 class BrokerError(Exception):
     """A broker did not do what it was asked to."""
-
-
-def answers(port):
-    """Does somebody listen there?"""
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        return True
-    except OSError:
-        return False
 
 
 class Broker:
@@ -64,7 +59,7 @@ class Broker:
 
     def ready(self):
         """Does it answer?"""
-        return answers(self.port)
+        return accepts(self.port)
 
     def prepare(self):
         """What there has to be before its first event, once, when it is up."""
@@ -83,11 +78,8 @@ class Broker:
 
     def launch(self):
         """Start the process."""
-        with open(os.path.join(self.directory, f"{self.sink}.log"), "ab") as log:
-            self.process = subprocess.Popen(
-                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, cwd=self.directory,
-                env={**os.environ, **self.environment()})
+        self.process = spawn(self.command(), self.directory, os.path.join(self.directory, f"{self.sink}.log"),
+                             self.environment())
 
     def start(self):
         """Start it, and wait until it answers."""
@@ -141,16 +133,21 @@ class Kafka(Broker):
 
     sink = "kafka"
     home = os.environ.get("OI_KAFKA", "")
+    CONF = """auto.create.topics.enable=false
+num.network.threads=2
+num.io.threads=4
+log.cleaner.dedupe.buffer.size=4194304
+"""
 
     def __init__(self, directory):
         super().__init__(directory)
-        self.proxied, self.controller = free_port(), free_port()
+        self.proxied = free_port()
         self.proxy.stop()
         self.proxy = Proxy(self.proxied)
         with open(self._file(), "w", encoding="ascii") as conf:
-            conf.write(self._configuration())
-        self._java(128, "kafka.tools.StorageTool", "format", "-t", "b3JkZXJfaWRlbXBvdA",
-                   "-c", self._file())
+            conf.write(kafka_conf(self.directory, {"PLAINTEXT": (self.port, self.port),
+                                                   "PROXIED": (self.proxied, self.proxy.port)}, self.CONF))
+        self._run(kafka_format(self.home, self._file()))
 
     @classmethod
     def missing(cls):
@@ -161,56 +158,25 @@ class Kafka(Broker):
     def _file(self):
         return os.path.join(self.directory, "server.properties")
 
-    def _configuration(self):
-        here = "127.0.0.1"
-        return f"""
-process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@{here}:{self.controller}
-listeners=PLAINTEXT://{here}:{self.port},PROXIED://{here}:{self.proxied},CONTROLLER://{here}:{self.controller}
-advertised.listeners=PLAINTEXT://{here}:{self.port},PROXIED://{here}:{self.proxy.port}
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT
-controller.listener.names=CONTROLLER
-inter.broker.listener.name=PLAINTEXT
-log.dirs={self.directory}/data
-auto.create.topics.enable=false
-num.partitions=4
-offsets.topic.num.partitions=1
-offsets.topic.replication.factor=1
-transaction.state.log.num.partitions=2
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-num.network.threads=2
-num.io.threads=4
-log.cleaner.dedupe.buffer.size=4194304
-"""
+    def _program(self, heap, *words):
+        return kafka_program(self.home, heap, *words,
+                             options=("-Xms32m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"))
 
-    def _program(self, heap, *arguments):
-        return ["java", f"-Xmx{heap}m", "-Xms32m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
-                "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{self.home}/lib/*",
-                *arguments]
-
-    def _java(self, heap, *arguments):
-        done = subprocess.run(self._program(heap, *arguments), stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                              check=False)
+    def _run(self, command):
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, check=False)
         if done.returncode:
-            raise BrokerError(f"{arguments[0]}: {done.stdout}")
+            raise BrokerError(f"{' '.join(command)}: {done.stdout}")
 
     def command(self):
         return self._program(320, "kafka.Kafka", self._file())
 
     def ready(self):
-        if not answers(self.port):
-            return False
-        done = subprocess.run(["timeout", "5", "kcat", "-b", f"127.0.0.1:{self.port}", "-L",
-                               "-m", "3"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.DEVNULL, text=True, check=False)
-        return " 1 brokers:" in done.stdout
+        return kafka_answers(self.port)
 
     def prepare(self):
-        self._java(128, "org.apache.kafka.tools.TopicCommand", "--bootstrap-server",
-                   f"127.0.0.1:{self.port}", "--create", "--topic", TOPIC, "--partitions", "4")
+        self._run(self._program(128, "org.apache.kafka.tools.TopicCommand", "--bootstrap-server",
+                                f"127.0.0.1:{self.port}", "--create", "--topic", TOPIC, "--partitions", "4"))
 
     def consumer(self):
         return {"bootstrap": f"127.0.0.1:{self.port}", "topic": TOPIC}
@@ -225,46 +191,27 @@ class RabbitMQ(Broker):
 
     sink = "rabbitmq"
     exactly_once = False
-    program = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 
     def __init__(self, directory):
         super().__init__(directory)
-        self.epmd, self.distribution = free_port(), free_port()
-        for name, text in (("plugins", "[].\n"), ("rabbitmq.conf",
-                           "disk_free_limit.absolute = 1MB\n"
-                           "collect_statistics_interval = 60000\n")):
-            with open(os.path.join(self.directory, name), "w", encoding="ascii") as out:
-                out.write(text)
-        self.mapper = subprocess.Popen(
-            ["epmd", "-port", str(self.epmd), "-address", "127.0.0.1"], start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.node = RabbitNode(self.directory, self.port, arguments="+S 1:1 +A 4")
 
     @classmethod
     def missing(cls):
-        if not os.access(cls.program, os.X_OK):
+        if not os.access(RabbitNode.PROGRAM, os.X_OK):
             return "rabbitmq-server"
         done = subprocess.run([sys.executable, "-c", "import pika"], stderr=subprocess.DEVNULL,
                               check=False)
         return "python3-pika" if done.returncode else None
 
     def command(self):
-        return [self.program]
+        return [RabbitNode.PROGRAM]
 
     def environment(self):
-        d = self.directory
-        return {
-            "HOME": d, "RABBITMQ_NODENAME": f"oi{os.getpid()}@localhost",
-            "RABBITMQ_CONF_ENV_FILE": f"{d}/none", "RABBITMQ_CONFIG_FILE": f"{d}/rabbitmq.conf",
-            "RABBITMQ_MNESIA_BASE": f"{d}/mnesia", "RABBITMQ_LOG_BASE": d, "RABBITMQ_LOGS": "-",
-            "RABBITMQ_NODE_PORT": str(self.port), "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
-            "RABBITMQ_DIST_PORT": str(self.distribution),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{d}/plugins", "RABBITMQ_PID_FILE": f"{d}/pid",
-            "ERL_EPMD_PORT": str(self.epmd), "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS":
-                "+S 1:1 +A 4 -kernel inet_dist_use_interface {127,0,0,1}"}
+        return self.node.environment()
 
     def ready(self):
-        return answers(self.port) and self._client("declare", {}) == ""
+        return accepts(self.port) and self._client("declare", {}) == ""
 
     def _client(self, command, argument):
         """What the tests' client says; None where it fails."""
@@ -290,8 +237,7 @@ class RabbitMQ(Broker):
 
     def stop(self):
         super().stop()
-        self.mapper.kill()
-        self.mapper.wait()
+        self.node.stop()
 
 
 class Redis(Broker):
@@ -355,7 +301,7 @@ class Nats(Broker):
         return None if done.returncode else json.loads(done.stdout)
 
     def ready(self):
-        return answers(self.port) and self._request("$JS.API.INFO", {}) is not None
+        return accepts(self.port) and self._request("$JS.API.INFO", {}) is not None
 
     def consumer(self):
         return {"port": self.port, "stream": self.stream, "subjects": [TOPIC],

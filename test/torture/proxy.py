@@ -5,18 +5,14 @@ what it can be told.
 """
 
 import os
-import socket
 import subprocess
 import sys
 
-SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib", "tcp_proxy.py")
+LIBRARY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib")
+SCRIPT = os.path.join(LIBRARY, "tcp_proxy.py")
+sys.path.append(LIBRARY)
 
-
-def free_port():
-    """A port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from local_broker import free_port
 
 
 class Proxy:
