@@ -111,9 +111,8 @@ test:
 
 ## make test-matrix     the same with PostgreSQL of other major versions, which are fetched:
 ##                      VERSIONS="17 18", KIND and TESTS as above
-VERSIONS ?= 17 18
 test-matrix:
-	@$(top)/scripts/test-matrix $(VERSIONS)
+	@$(top)/scripts/test-matrix $(or $(VERSIONS),17 18)
 
 ## make coverage        run the tests, as KIND and TESTS choose them, and show which lines of
 ##                      the C sources they ran; runs add up
@@ -193,10 +192,12 @@ checkver:
 	@$(top)/scripts/checkver $(EXTVERSION)
 
 ## make deb             build Debian packages, for each PostgreSQL that can be built
-##                      with here, into build/deb
+##                      with here, into build/deb; VERSIONS="17 18" builds for these in the
+##                      Debian that has them, into build/deb-17 and so on, and tries them
+##                      there (root, or sudo)
 deb:
-	@$(top)/scripts/setup
-	@$(top)/scripts/deb
+	@$(top)/scripts/setup $(if $(VERSIONS),deb)
+	@$(if $(VERSIONS),set -e; for version in $(VERSIONS); do $(top)/scripts/deb-other "$$version"; done,$(top)/scripts/deb)
 
 ## make dist            make the archive for PGXN of what is committed, in build/
 dist:
