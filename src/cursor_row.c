@@ -11,6 +11,7 @@
 
 #include "batch.h"
 #include "catalog/pg_type.h"
+#include "clock.h"
 #include "cursor_row.h"
 #include "durable.h"
 #include "executor/spi.h"
@@ -116,7 +117,7 @@ fill_cursor(OiCursor *cursor)
 	cursor->nlate = -1;
 	cursor->moved = false;
 	cursor->passed = 0;
-	cursor->recorded_at = GetCurrentTimestamp();
+	cursor->recorded_at = oi_uptime();
 }
 
 /*

@@ -91,8 +91,7 @@ pass_over(const OiBatch *batch)
 	oi_drain_advance(cursor, batch);
 	if (cursor->passed > PASSED_MOST ||
 		(cursor->passed > 0 &&
-		 TimestampDifferenceExceeds(cursor->recorded_at, GetCurrentTimestamp(),
-									RECORD_INTERVAL)))
+		 oi_uptime() - cursor->recorded_at >= RECORD_INTERVAL * 1000))
 		record(&none, NULL);
 }
 
@@ -105,7 +104,7 @@ static bool
 fetch_batch(void)
 {
 	bool		opens = oi_worker.cursor.batch.snapshot == NULL;
-	TimestampTz before = oi_worker.read_at;
+	int64		before = oi_worker.read_at;
 	bool		old;
 	OiBatch    *batch;
 
@@ -115,7 +114,7 @@ fetch_batch(void)
 
 	/* before the snapshot is taken, or a commit after it would be missed */
 	oi_slot_sleep(true);
-	oi_worker.read_at = GetCurrentTimestamp();
+	oi_worker.read_at = oi_uptime();
 	batch = oi_drain_read(oi_worker.sub, &oi_worker.cursor);
 	if (batch == NULL)
 	{
@@ -124,7 +123,7 @@ fetch_batch(void)
 	}
 
 	oi_worker.busy = batch->exhausted && batch->n > 1 &&
-		!TimestampDifferenceExceeds(before, oi_worker.read_at, batch->n);
+		oi_worker.read_at - before < batch->n * 1000;
 
 	/* the end of an older incarnation of the log is not that of the log */
 	old = oi_moment_is_end(&oi_worker.cursor.batch);
@@ -338,7 +337,7 @@ static bool
 is_turn_of_failed(void)
 {
 	if (oi_worker.held.next_due > oi_now() || oi_worker.log_next ||
-		(GetCurrentTimestamp() < oi_worker.log_until && !oi_worker.breaker.open) ||
+		(oi_uptime() < oi_worker.log_until && !oi_worker.breaker.open) ||
 		!oi_pace_flush(oi_worker.cursor.lsn))
 	{
 		oi_worker.log_next = false;
@@ -365,12 +364,12 @@ deliver_batch(void)
  * Events that failed before were at their turn since then: how long is it the log's,
  * as long as it has something?
  */
-static TimestampTz
-log_time(TimestampTz began)
+static int64
+log_time(int64 began)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	int64		now = oi_uptime();
 
-	return now + LOG_SHARE * Max(0, now - began);
+	return now + LOG_SHARE * (now - began);
 }
 
 /*
@@ -383,7 +382,7 @@ work(void)
 	OiBatch    *batch;
 	OiCursor   *cursor = &oi_worker.cursor;
 	bool		redo = cursor->open_failed.n > 0;
-	TimestampTz began = GetCurrentTimestamp();
+	int64		began = oi_uptime();
 
 	if (oi_worker.batch == NULL && cursor->open_log.n > 0)
 		return fetch_open();
@@ -458,7 +457,8 @@ void
 oi_cycle(void)
 {
 	bool		reloaded = oi_worker.reloaded;
-	bool		changed = oi_slot_take_recheck() || reloaded;
+	bool		went_back = oi_clock_went_back();
+	bool		changed = oi_slot_take_recheck() || reloaded || went_back;
 	bool		busy = true;
 	XLogRecPtr	lsn;
 
@@ -482,7 +482,7 @@ oi_cycle(void)
 	oi_sublock_hold(oi_worker.sub->relid, oi_worker.id);
 	if (reloaded)
 		oi_worker.reloaded = false;
-	if ((reloaded && !oi_drain_armed(oi_worker.sub)) ||
+	if (went_back || (reloaded && !oi_drain_armed(oi_worker.sub)) ||
 		(changed && !oi_drain_current(oi_worker.sub, &oi_worker.cursor)))
 		oi_worker_load();
 	if (!is_backing_off())

@@ -29,10 +29,10 @@ typedef struct OiWorker
 	OiBatch    *batch;			/* of the log; NULL: none */
 	MemoryContext batch_context;
 	MemoryContext cycle_context;	/* of what failed before, and of outcomes */
-	TimestampTz read_at;		/* when the log was read last */
+	int64		read_at;		/* when the log was read last, by oi_uptime() */
 	bool		busy;			/* events come fast, and we keep up */
 	bool		log_next;		/* what failed before had its turn */
-	TimestampTz log_until;		/* nor is it, before then, while there is more */
+	int64		log_until;		/* nor is it, before then, while there is more */
 	bool		reloaded;		/* settings were read again: is it still
 								 * armed? */
 	bool		definitions_changed;	/* of a server, a user mapping or a

@@ -15,6 +15,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "clock.h"
 #include "commands/dbcommands.h"
 #include "commands/trigger.h"
 #include "deadline.h"
@@ -477,12 +478,12 @@ look_once(OiDeadlines *deadlines, Look *look, MemoryContext context)
 }
 
 /*
- * Act on all that is due, until there is no more, or the time is over.  That
+ * Act on all that is due, until there is no more, or the time (oi_uptime) is over.  That
  * must not be while a look has failed, and nothing came of it: the next visit
  * would begin with the same.  Returns when the next look is to be.
  */
 TimestampTz
-oi_deadlines_run(OiDeadlines *deadlines, TimestampTz until)
+oi_deadlines_run(OiDeadlines *deadlines, int64 until)
 {
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
 												  "order_idempotency deadlines",
@@ -497,7 +498,7 @@ oi_deadlines_run(OiDeadlines *deadlines, TimestampTz until)
 		look_once(deadlines, &look, context);
 		pgstat_report_stat(false);
 	} while (look.stuck ||
-			 (look.next <= GetCurrentTimestamp() && GetCurrentTimestamp() < until));
+			 (look.next <= GetCurrentTimestamp() && oi_uptime() < until));
 
 	MemoryContextSwitchTo(TopMemoryContext);
 	MemoryContextDelete(context);

@@ -17,6 +17,6 @@ typedef struct OiDeadlines
 	TimestampTz look_below;		/* when to make sure of that */
 } OiDeadlines;
 
-extern TimestampTz oi_deadlines_run(OiDeadlines *deadlines, TimestampTz until);
+extern TimestampTz oi_deadlines_run(OiDeadlines *deadlines, int64 until);
 
 #endif							/* OI_DEADLINE_H */

@@ -18,6 +18,7 @@
 
 #include "access/xact.h"
 #include "batch.h"
+#include "clock.h"
 #include "cursor_row.h"
 #include "drain.h"
 #include "durable.h"
@@ -311,7 +312,7 @@ oi_drain_record(const OiSubscription *sub, OiCursor *cursor, const OiTally *tall
 		if (there)
 			cursor->lsn = XactLastCommitEnd;
 		cursor->passed = 0;
-		cursor->recorded_at = GetCurrentTimestamp();
+		cursor->recorded_at = oi_uptime();
 	}
 	MemoryContextSwitchTo(context);
 	if (there && batch != NULL)

@@ -87,7 +87,7 @@ typedef struct OiCursor
 	XLogRecPtr	batch_lsn;		/* with WAL up to here all that batch sees is
 								 * durable */
 	int			unflushed;		/* events that went out since lsn was durable */
-	TimestampTz flushed_at;		/* when it was */
+	int64		flushed_at;		/* when it was, by oi_uptime() */
 	int64		end;			/* no row that batch sees has a higher
 								 * position */
 	bool		moved;			/* behind or batch is not as the row has it */
@@ -97,7 +97,7 @@ typedef struct OiCursor
 	int64		late_from;		/* they were read up to here */
 	int64		passed;			/* rows passed over since it was recorded */
 	int			recorded;		/* how many times it was, in the row's turn */
-	TimestampTz recorded_at;
+	int64		recorded_at;	/* when, by oi_uptime() */
 	bool		numbered;		/* so is the sink */
 	bool		repeated;		/* the delivery may have been made before */
 	MemoryContext context;		/* of the moments, of late and of pairs */

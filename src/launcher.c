@@ -26,6 +26,7 @@
 #include "postgres.h"
 
 #include "backoff.h"
+#include "clock.h"
 #include "compat.h"
 #include "database_commands.h"
 #include "databases.h"
@@ -157,7 +158,7 @@ collect_visits(Launcher *launcher)
 		else
 			enqueue(launcher, dboid);
 	}
-	if (GetCurrentTimestamp() >= launcher->next_scan)
+	if (oi_time_has_come(launcher->next_scan, GetCurrentTimestamp(), SCAN_INTERVAL))
 		enqueue_all(launcher);
 
 	n = oi_visit_collect(launcher->visiting, dboids, &wait);
@@ -307,7 +308,7 @@ is_due(int index, OiWorkerArgs *args, long *wait)
 
 	LWLockAcquire(oi_shared->lock, LW_SHARED);
 	needed = OidIsValid(slot->dboid) && slot->pid == 0;
-	if (needed && slot->start_after > now)
+	if (needed && !oi_time_has_come(slot->start_after, now, RESTART_MOST))
 	{
 		*wait = Min(*wait, TimestampDifferenceMilliseconds(now, slot->start_after));
 		needed = false;

@@ -15,6 +15,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "clock.h"
 #include "compat.h"
 #include "deadline.h"
 #include "incarnation.h"
@@ -99,7 +100,7 @@ work(TimestampTz now)
 			pgstat_report_activity(STATE_RUNNING, "rotating generations");
 			next_rotation = oi_rotation_run();
 		}
-		next = oi_deadlines_run(&deadlines, TimestampTzPlusMilliseconds(now, SLICE));
+		next = oi_deadlines_run(&deadlines, oi_uptime() + SLICE * 1000);
 		oi_visit_keep_floor(deadlines.floor, deadlines.look_below);
 		next = Min(next, next_rotation);
 	}
@@ -112,7 +113,7 @@ work(TimestampTz now)
  * Wait for what is going to be due, if the visit is to go on.
  */
 static bool
-go_on(TimestampTz next, TimestampTz began)
+go_on(TimestampTz next, int64 began)
 {
 	static uint32 event = 0;
 	TimestampTz now = GetCurrentTimestamp();
@@ -120,7 +121,7 @@ go_on(TimestampTz next, TimestampTz began)
 
 	if (wait == 0)
 		return !oi_visit_others_wait() ||
-			!TimestampDifferenceExceeds(began, now, SLICE);
+			oi_uptime() - began < SLICE * 1000;
 	if (wait > LINGER || oi_visit_others_wait())
 		return false;
 
@@ -138,7 +139,7 @@ go_on(TimestampTz next, TimestampTz began)
 static void
 visit(void)
 {
-	TimestampTz began = GetCurrentTimestamp();
+	int64		began = oi_uptime();
 	TimestampTz next;
 
 	do

@@ -15,6 +15,7 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "clock.h"
 #include "cycle.h"
 #include "durable.h"
 #include "order_sink.h"
@@ -39,7 +40,7 @@ needs_record(const OiBatch *batch)
 
 	return batch == NULL || batch->failed || cursor->numbered ||
 		cursor->unflushed + batch->n > OI_SINK_MAX_EVENTS ||
-		TimestampDifferenceExceeds(cursor->flushed_at, GetCurrentTimestamp(), UNFLUSHED_MOST);
+		oi_uptime() - cursor->flushed_at >= UNFLUSHED_MOST * 1000;
 }
 
 /*
@@ -63,7 +64,7 @@ oi_pace_note_durable(XLogRecPtr lsn)
 	if (lsn < oi_worker.cursor.lsn)
 		return;
 	oi_worker.cursor.unflushed = 0;
-	oi_worker.cursor.flushed_at = GetCurrentTimestamp();
+	oi_worker.cursor.flushed_at = oi_uptime();
 }
 
 /*
@@ -90,7 +91,7 @@ oi_pace_pause(void)
 	if (!oi_worker.busy || oi_worker.batch != NULL)
 		return false;
 	oi_worker.busy = false;
-	left = PAUSE - TimestampDifferenceMilliseconds(oi_worker.read_at, GetCurrentTimestamp());
+	left = PAUSE - (oi_uptime() - oi_worker.read_at) / 1000;
 	if (left <= 0)
 		return false;
 	oi_worker_rest(OI_WORKER_DELIVERING, left);

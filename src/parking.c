@@ -14,6 +14,7 @@
 
 #include "batch.h"
 #include "catalog/pg_type.h"
+#include "clock.h"
 #include "intent.h"
 #include "miscadmin.h"
 #include "parking.h"
@@ -26,18 +27,19 @@ enum
 	ROW_POSITION = 1,
 	ROW_STATE = OI_EVENT_MORE + 1,
 	ROW_ATTEMPTS,
-	ROW_NEXT_AT
+	ROW_NEXT_AT,
+	ROW_FAILED_AT
 };
 
 /*
- * When a row may be tried, if it is the first of its key.
+ * When an event that has just got its fate may be tried, if it is the first of its key.
  */
 static TimestampTz
-due_time(const char *state, TimestampTz next_at)
+due_time(OiFate fate, TimestampTz next_at)
 {
-	if (strcmp(state, "dead") == 0)
+	if (fate == OI_FATE_DEAD)
 		return OI_UNDUE;
-	return strcmp(state, "parked") == 0 ? next_at : DT_NOBEGIN;
+	return fate == OI_FATE_PARKED ? next_at : DT_NOBEGIN;
 }
 
 /*
@@ -50,6 +52,25 @@ time_column(HeapTuple row, int number)
 	Datum		value = SPI_getbinval(row, SPI_tuptable->tupdesc, number, &isnull);
 
 	return isnull ? 0 : DatumGetTimestampTz(value);
+}
+
+/*
+ * The same of a row, whose columns state, next_at and failed_at are these.  One that
+ * failed in the future did so before the clock was set back, and may wait for that
+ * future: it is due.  So no row waits for longer than the wait that it was given.
+ */
+static TimestampTz
+row_due(HeapTuple row, int state, int next_at, int failed_at)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(row, SPI_tuptable->tupdesc, state, &isnull);
+	char	   *word = TextDatumGetCString(value);
+
+	if (strcmp(word, "dead") == 0)
+		return OI_UNDUE;
+	if (strcmp(word, "parked") != 0 || time_column(row, failed_at) > oi_now())
+		return DT_NOBEGIN;
+	return time_column(row, next_at);
 }
 
 /*
@@ -71,7 +92,7 @@ next_key(const OiSubscription *sub, const char *after, OiHeld *held)
 	values[1] = CStringGetTextDatum(after);
 	values[2] = BoolGetDatum(sub->hold_dead);
 	oi_drain_execute(oi_drain_plan(&plan,
-								   "SELECT f.key, f.position, f.state, f.next_at"
+								   "SELECT f.key, f.position, f.state, f.next_at, f.failed_at"
 								   " FROM order_idempotency.failed_events f"
 								   " WHERE f.subscription OPERATOR(pg_catalog.=) $1"
 								   " AND f.key OPERATOR(pg_catalog.>) $2"
@@ -86,8 +107,7 @@ next_key(const OiSubscription *sub, const char *after, OiHeld *held)
 	desc = SPI_tuptable->tupdesc;
 	key = TextDatumGetCString(SPI_getbinval(row, desc, 1, &isnull));
 	oi_held_put(held, key, DatumGetInt64(SPI_getbinval(row, desc, 2, &isnull)),
-				due_time(TextDatumGetCString(SPI_getbinval(row, desc, 3, &isnull)),
-						 time_column(row, 4)));
+				row_due(row, 3, 4, 5));
 	SPI_freetuptable(SPI_tuptable);
 	return key;
 }
@@ -127,7 +147,7 @@ fetch_key(const OiSubscription *sub, const char *key, int64 head, int most)
 	values[4] = Int64GetDatum(most);
 	oi_drain_execute(oi_drain_plan(&plan,
 								   "SELECT l.position, NULL::pg_catalog.xid8, " OI_EVENT_COLUMNS
-								   ", l.state, l.attempts, l.next_at"
+								   ", l.state, l.attempts, l.next_at, l.failed_at"
 								   " FROM order_idempotency.failed_events l"
 								   " WHERE l.subscription OPERATOR(pg_catalog.=) $1"
 								   " AND l.key OPERATOR(pg_catalog.=) $2"
@@ -139,15 +159,12 @@ fetch_key(const OiSubscription *sub, const char *key, int64 head, int most)
 }
 
 /*
- * The state of a row that fetch_key found, and when it is due.
+ * When a row that fetch_key found is due.
  */
 static TimestampTz
-row_due(HeapTuple row)
+fetched_due(HeapTuple row)
 {
-	bool		isnull;
-	Datum		state = SPI_getbinval(row, SPI_tuptable->tupdesc, ROW_STATE, &isnull);
-
-	return due_time(TextDatumGetCString(state), time_column(row, ROW_NEXT_AT));
+	return row_due(row, ROW_STATE, ROW_NEXT_AT, ROW_FAILED_AT);
 }
 
 /*
@@ -177,7 +194,7 @@ read_key(OiBatch *batch, const OiSubscription *sub, const OiHeldKey *key,
 	{
 		HeapTuple	tuple = SPI_tuptable->vals[i];
 
-		if (row_due(tuple) > now || !add_failed(batch, sub, tuple, context))
+		if (fetched_due(tuple) > now || !add_failed(batch, sub, tuple, context))
 			break;
 	}
 	SPI_freetuptable(SPI_tuptable);
@@ -199,7 +216,7 @@ find_head(const OiSubscription *sub, const char *key, int64 from, OiHeld *held)
 		HeapTuple	row = SPI_tuptable->vals[0];
 		Datum		position = SPI_getbinval(row, SPI_tuptable->tupdesc, ROW_POSITION, &isnull);
 
-		oi_held_put(held, key, DatumGetInt64(position), row_due(row));
+		oi_held_put(held, key, DatumGetInt64(position), fetched_due(row));
 	}
 	SPI_freetuptable(SPI_tuptable);
 }
@@ -294,7 +311,7 @@ hold_keys(const OiSubscription *sub, const OiBatch *batch, OiHeld *held)
 		if (info->fate == OI_FATE_PARKED || info->fate == OI_FATE_WAITING ||
 			(info->fate == OI_FATE_DEAD && sub->hold_dead))
 			oi_held_add(held, info->key, batch->events[i].position,
-						due_time(oi_parking_state(info->fate), info->next_at));
+						due_time(info->fate, info->next_at));
 	}
 }
 

@@ -12,6 +12,7 @@
 
 #include "batch.h"
 #include "catalog/pg_type.h"
+#include "clock.h"
 #include "parking.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -112,15 +113,16 @@ array_datum(Datum *elems, bool *nulls, int n, Oid type)
 
 /* parameters of the queries that insert and update */
 static Oid	row_types[] = {INT4OID, TEXTARRAYOID, INT8ARRAYOID, UUIDARRAYOID,
-TEXTARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID};
+TEXTARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID};
 
 #define ROW_ARRAYS \
 	" ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4)," \
 	" pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8))" \
 	" AS t(key, position, event_id, state, attempts, next_at, reason)"
 
+/* by the clock that next_at comes from, since it tells whether that is to be believed */
 #define FAILED_AT \
-	"CASE WHEN t.state OPERATOR(pg_catalog.<>) 'waiting' THEN pg_catalog.clock_timestamp() END"
+	"CASE WHEN t.state OPERATOR(pg_catalog.<>) 'waiting' THEN $9 END"
 
 /*
  * Run one of them.  All of the rows have to be there.
@@ -138,6 +140,7 @@ run_for_rows(SPIPlanPtr plan, const OiSubscription *sub, const Rows *rows)
 	values[5] = array_datum(rows->attempts, NULL, rows->n, INT4OID);
 	values[6] = array_datum(rows->next_at, rows->no_next_at, rows->n, TIMESTAMPTZOID);
 	values[7] = array_datum(rows->reasons, rows->no_reason, rows->n, TEXTOID);
+	values[8] = TimestampTzGetDatum(oi_now());
 	oi_drain_execute(plan, values, NULL, false);
 	if (SPI_processed != (uint64) rows->n)
 		ereport(ERROR,

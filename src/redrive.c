@@ -8,7 +8,6 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "clock.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -23,11 +22,13 @@
 PG_FUNCTION_INFO_V1(oi_redrive);
 PG_FUNCTION_INFO_V1(oi_discard);
 
-/* parameters of the queries: subscription, event_id, key, now */
-#define PARAMETERS 4
+/* parameters of the queries: subscription, event_id, key */
+#define PARAMETERS 3
 
+/* what may be tried since it failed may be tried now, whatever the clock says */
 #define REDRIVE \
-	"UPDATE order_idempotency.failed_events AS f SET state = 'parked', attempts = 0, next_at = $4"
+	"UPDATE order_idempotency.failed_events AS f" \
+	" SET state = 'parked', attempts = 0, next_at = f.failed_at"
 #define DISCARD \
 	"DELETE FROM order_idempotency.failed_events AS f"
 #define ITS_OWN \
@@ -46,7 +47,7 @@ PG_FUNCTION_INFO_V1(oi_discard);
 static int64
 run(const char *query, const Datum *values, const char *nulls)
 {
-	Oid			types[PARAMETERS] = {INT4OID, UUIDOID, TEXTOID, TIMESTAMPTZOID};
+	Oid			types[PARAMETERS] = {INT4OID, UUIDOID, TEXTOID};
 	Datum		copy[PARAMETERS];
 	SPIPlanPtr	plan;
 	OiIdentity	was;
@@ -78,7 +79,7 @@ oi_failed_discard_all(int32 id)
 {
 	Datum		values[PARAMETERS] = {Int32GetDatum(id)};
 
-	return run(DISCARD ITS_OWN, values, " nnn");
+	return run(DISCARD ITS_OWN, values, " nn");
 }
 
 /*
@@ -116,7 +117,6 @@ change(FunctionCallInfo fcinfo, const char *by_id, const char *by_key, const cha
 		values[i] = PG_GETARG_DATUM(i);
 		nulls[i] = PG_ARGISNULL(i) ? 'n' : ' ';
 	}
-	values[3] = TimestampTzGetDatum(oi_now());
 	n = run(!PG_ARGISNULL(1) ? by_id : !PG_ARGISNULL(2) ? by_key : all, values, nulls);
 	oi_subscription_touch(DatumGetInt32(values[0]));
 

@@ -71,6 +71,16 @@ oi_rotation_is_due(OiRotation *rotation, TimestampTz since, int64 while_us)
 	return false;
 }
 
+/*
+ * Is a time that was noted when it was now still to come?  Then the clock was set
+ * back since.
+ */
+static bool
+is_ahead(TimestampTz noted)
+{
+	return noted > GetCurrentTimestamp();
+}
+
 /* A step that cannot be done now: the longer rows are kept, the less hurry. */
 void
 oi_rotation_retry(OiRotation *rotation)
@@ -224,7 +234,9 @@ empty(OiRotation *rotation, int slot)
 
 /*
  * Ends a generation that is not current: its rows are kept from now on, the
- * last transaction that made some having ended.  The list is locked first, so
+ * last transaction that made some having ended.  One that ended while the clock
+ * was ahead is ended once more: how long ago that was nobody knows, and it must not be
+ * kept until that time comes again.  The list is locked first, so
  * that a beginning of the next one which is just committing has told everybody
  * before we look for writers.
  */
@@ -243,7 +255,8 @@ end(OiRotation *rotation, const OiGeneration *row)
 			" SET ended_at = pg_catalog.clock_timestamp()"
 			" WHERE store OPERATOR(pg_catalog.=) $1"
 			" AND slot OPERATOR(pg_catalog.=) $2"
-			" AND generation OPERATOR(pg_catalog.=) $3 AND ended_at IS NULL",
+			" AND generation OPERATOR(pg_catalog.=) $3"
+			" AND (ended_at IS NULL OR ended_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp())",
 			row->slot, row->number);
 	return true;
 }
@@ -310,7 +323,7 @@ tend_slot(OiRotation *rotation, int slot)
 		return false;
 	if (i < 0)
 		return empty(rotation, slot);
-	return list.rows[i].ended_at == 0 ?
+	return list.rows[i].ended_at == 0 || is_ahead(list.rows[i].ended_at) ?
 		end(rotation, &list.rows[i]) : expire(rotation, &list.rows[i]);
 }
 
@@ -351,7 +364,10 @@ take_free_slot(const OiRotation *rotation, const Listing *list)
 	return -1;
 }
 
-/* Begins a generation, if the current one is old enough. */
+/*
+ * Begins a generation, if the current one is old enough.  Of one that began while the
+ * clock was ahead nobody knows how old it is.
+ */
 static bool
 begin(OiRotation *rotation, int slot)
 {
@@ -362,6 +378,8 @@ begin(OiRotation *rotation, int slot)
 	if (list.n == 0)
 		return false;
 	current = list.rows[list.n - 1];
+	if (is_ahead(current.started_at))
+		current.started_at = DT_NOBEGIN;
 	if (!rotation->store->may_begin(rotation, &current))
 		return false;
 	slot = take_free_slot(rotation, &list);

@@ -183,15 +183,18 @@ make_database(Oid dboid)
 
 /*
  * Add the calls of a session's step to its database, and have it begin
- * another one.  Those of before a reset are forgotten.  The lock is held.
+ * another one.  Those of before a reset are forgotten, and so are those whose place
+ * another step has by now, unless the clock went back behind that.  The lock is held.
  */
 static void
 end_step(OiStatsSession *session, OiStatsDatabase *db, int64 next)
 {
 	OiStatsStep *step = &db->steps[session->step % OI_STATS_STEPS];
-	bool		counts = session->epoch == db->epoch && step->step <= session->step;
+	bool		later = step->step > session->step &&
+	step->step <= oi_stats_step(GetCurrentTimestamp());
+	bool		counts = session->epoch == db->epoch && !later;
 
-	if (counts && step->step < session->step)
+	if (counts && step->step != session->step)
 	{
 		memset(step, 0, sizeof(OiStatsStep));
 		step->step = session->step;

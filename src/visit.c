@@ -19,6 +19,7 @@
 #include <signal.h>
 
 #include "backoff.h"
+#include "clock.h"
 #include "compat.h"
 #include "miscadmin.h"
 #include "shmem.h"
@@ -188,11 +189,13 @@ oi_visit_collect(Oid visiting, Oid *dboids, long *wait)
 	for (int i = 0; i < OI_MAX_DUES; i++)
 	{
 		OiDue	   *place = &oi_shared->dues[i];
-		TimestampTz when = Max(get_due(place), place->start_after);
+		TimestampTz when = get_due(place);
 
 		if (!OidIsValid(place->dboid) || place->dboid == visiting ||
-			get_due(place) == OI_NEVER)
+			when == OI_NEVER)
 			continue;
+		if (!oi_time_has_come(place->start_after, now, RESTART_MOST))
+			when = Max(when, place->start_after);
 		if (when <= now)
 			dboids[n++] = place->dboid;
 		else
@@ -358,6 +361,9 @@ oi_visit_take(TimestampTz *floor, TimestampTz *look_below)
 	place = find_place(MyDatabaseId);
 	if (place != NULL)
 	{
+		/* the clock went back: what was behind the floor is not */
+		if (place->floor > GetCurrentTimestamp())
+			place->floor = place->look_below = DT_NOBEGIN;
 		place->floor = Min(place->floor, get_due(place));
 		*floor = place->floor;
 		*look_below = place->look_below;

@@ -22,6 +22,7 @@
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "guc.h"
 #include "wait.h"
 
@@ -32,17 +33,17 @@
 int
 oi_wait_left(OiWait *wait)
 {
-	TimestampTz now;
+	int64		now;
 	int64		left;
 
 	if (oi_in_flight_wait <= 0)
 		return oi_in_flight_wait;
 
-	now = GetCurrentTimestamp();
+	now = oi_uptime();
 	if (!wait->started)
 	{
 		wait->started = true;
-		wait->until = TimestampTzPlusMilliseconds(now, oi_in_flight_wait);
+		wait->until = now + oi_in_flight_wait * INT64CONST(1000);
 	}
 	left = (wait->until - now + 999) / 1000;
 	return left > 0 ? (int) left : 0;

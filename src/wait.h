@@ -22,7 +22,7 @@ typedef struct OiBusy
 typedef struct OiWait
 {
 	bool		started;
-	TimestampTz until;			/* valid once started */
+	int64		until;			/* by oi_uptime(), valid once started */
 } OiWait;
 
 typedef void (*OiWaitCallback) (void *arg);

@@ -12,6 +12,7 @@
  */
 #include "postgres.h"
 
+#include "clock.h"
 #include "compat.h"
 #include "cycle.h"
 #include "guc.h"
@@ -229,6 +230,7 @@ start(int index, const OiWorkerArgs *args)
 	oi_worker.batch_context = make_context("order_idempotency batch", BATCH_KEPT);
 	oi_worker.cycle_context = make_context("order_idempotency cycle", ALLOCSET_DEFAULT_MINSIZE);
 	oi_worker.cursor.context = make_context("order_idempotency cursor", ALLOCSET_DEFAULT_MINSIZE);
+	(void) oi_clock_went_back();
 	MemoryContextSwitchTo(oi_worker.sub_context);
 	oi_worker.sub = oi_drain_subscription(oi_worker.id);
 	if (oi_worker.sub == NULL)

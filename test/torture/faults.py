@@ -391,11 +391,15 @@ class Faults(BrokerFaults):
         if "test_clock" not in self.modules:
             raise Nobody("module test_clock is not installed")
         ahead = rng.choice((0, 60, 3600, 86400, 10 ** 8))
+        self.set_clock(ahead)
+        return f"{ahead} s ahead"
+
+    def set_clock(self, ahead):
+        """The clock of the deliveries is that many seconds ahead, at both servers."""
         for node in self.cluster.nodes:
             with node.connect("postgres") as connection:
                 connection.execute(f"ALTER SYSTEM SET test_clock.ahead = {ahead}")
                 connection.execute("SELECT pg_reload_conf()")
-        return f"{ahead} s ahead"
 
     def claim_storm(self, _rng):
         """Keys are claimed by many at once, while generations of them come and go."""

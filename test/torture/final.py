@@ -64,17 +64,11 @@ def finish_prepared(cluster):
         cluster.execute(finishing(gid))
 
 
-def quiesce(cluster, seconds, redrive):
-    """Until nothing is left to be done; what is left when the time is over, by lines.
-
-    redrive: as an operator does who has set the clock back; what failed while it was ahead
-    would wait until then.
-    """
+def quiesce(cluster, seconds):
+    """Until nothing is left to be done; what is left when the time is over, by lines."""
     finish_prepared(cluster)
     for name, in cluster.execute("SELECT name FROM order_idempotency.subscriptions"):
         cluster.execute("SELECT order_idempotency.resume_subscription(%s)", (name,))
-        if redrive:
-            cluster.execute("SELECT order_idempotency.redrive(%s, everything => true)", (name,))
     return (lines_left(cluster, QUIET, seconds) or probe(cluster)
             or lines_left(cluster, QUIET, seconds))
 
