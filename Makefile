@@ -146,6 +146,18 @@ torture-mutants:
 mutants_options = $(if $(FAULTS),--faults "$(FAULTS)") $(if $(SEED),--seed "$(SEED)") \
 	--commit "$$(git -C $(top) describe --always --dirty 2>/dev/null || echo unknown)" $(MUTANTS)
 
+## make sanitized       the tests, as KIND and TESTS choose them, on a server that is built from Debian's
+##                      source package with assertions, AddressSanitizer and UndefinedBehaviorSanitizer;
+##                      KIND=torture FAULTS=100: the torture, with SEED, SECONDS and SINKS as above
+## make valgrind        KIND="regress pgtap isolation" on such a server, with each process under valgrind
+sanitized valgrind:
+	@OI_CHECKED=$@ $(top)/scripts/private $@$(checked_torture:%=-torture) \
+		$(if $(checked_torture),test/torture/run $(torture_options),scripts/run-tests)
+
+checked_torture = $(if $(FAULTS),$(filter torture,$(KIND)))
+valgrind: KIND := $(or $(KIND),regress pgtap isolation)
+.PHONY: sanitized valgrind
+
 ## make demo            play ten thousand order requests, with crashes; leaves its server up
 demo:
 	@$(top)/scripts/private demo examples/demo/run

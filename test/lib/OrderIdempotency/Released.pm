@@ -40,6 +40,7 @@ sub install_release
 	local $ENV{PG_CONFIG} = "$dir/root$machine/pg_config";
 	local $ENV{OI_SHOWN} = $dir;
 	local $ENV{OI_COVERAGE} = 'no';
+	local $ENV{OI_CHECKED} = '';    # the machine's server
 	system_or_bail('sh', '-c', 'cd "$1" && exec "$2" "$3"', 'sh', "$dir/order_idempotency-1.0",
 		"$top/scripts/private-root", "$dir/root");
 	return dirname("$dir/root$machine");
