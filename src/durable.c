@@ -15,6 +15,8 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
+#include "access/xloginsert.h"
+#include "catalog/pg_control.h"
 #include "durable.h"
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
@@ -73,6 +75,30 @@ oi_flush(XLogRecPtr lsn)
 {
 	XLogFlush(lsn);
 	return standbys_have(lsn);
+}
+
+/*
+ * A place in the WAL behind all that is visible, to be given to SyncRepWaitForLSN();
+ * invalid if the synchronous standbys have all that, so that there is nothing to wait for.
+ *
+ * No two processes may wait for the same place there, commits included, so each writes
+ * a record of its own, which says nothing.
+ */
+XLogRecPtr
+oi_place_to_wait_for(void)
+{
+	char		nothing = 0;
+	XLogRecPtr	lsn;
+
+	if (standbys_have(GetFlushRecPtr(NULL)))
+		return InvalidXLogRecPtr;
+
+	XLogBeginInsert();
+	XLogSetRecordFlags(XLOG_MARK_UNIMPORTANT);
+	XLogRegisterData(&nothing, sizeof(nothing));
+	lsn = XLogInsert(RM_XLOG_ID, XLOG_NOOP);
+	XLogFlush(lsn);
+	return lsn;
 }
 
 /*

@@ -32,6 +32,7 @@
 #include "tcop/utility.h"
 #include "utils/guc.h"
 
+#include "durable.h"
 #include "incarnation.h"
 #include "relation.h"
 #include "shmem.h"
@@ -60,18 +61,26 @@ raise_synchronous_commit(void)
  * where its own commit does not: without a transaction id that waits for nothing, and
  * with one of the user's only as long as the session's setting says.
  *
- * A commit is flushed before it is visible.  Where there are no such standbys this costs
- * nothing; cancel ends it with a warning, as it ends the wait of a commit.
+ * A commit is flushed before it is visible.  Where there are no such standbys, or these
+ * have everything, this costs nothing; cancel ends it with a warning, as it ends the wait of
+ * a commit.
  */
 static void
 wait_for_what_was_seen(void)
 {
-	if (!asked || (wrote && TransactionIdIsValid(GetTopTransactionIdIfAny())))
+	XLogRecPtr	lsn;
+
+	if (!asked || RecoveryInProgress() ||
+		(wrote && TransactionIdIsValid(GetTopTransactionIdIfAny())))
+		return;
+
+	lsn = oi_place_to_wait_for();
+	if (XLogRecPtrIsInvalid(lsn))
 		return;
 
 	raise_synchronous_commit();
 	HOLD_INTERRUPTS();
-	SyncRepWaitForLSN(GetFlushRecPtr(NULL), true);
+	SyncRepWaitForLSN(lsn, false);
 	RESUME_INTERRUPTS();
 }
 

@@ -102,7 +102,8 @@ $pool->run(4, "COMMIT PREPARED 'during';");
 
 # A commit whose session is terminated while it waits is visible, and the standby does not
 # have it.  Who asks again is not answered before it has, or the answer could turn out
-# to be untrue: a repeat, an illegal change, a claim that is replayed.
+# to be untrue: a repeat, an illegal change, a claim that is replayed.  No two of them may wait for
+# the same place in the WAL: a server with assertions (make sanitized) sees that.
 $standby->stop;
 $pool->send(0, "BEGIN; SELECT outcome FROM $api.create_order('seen', 1, 'EUR', 'alice');"
 	  . " SELECT outcome FROM $api.claim_key('seen', '[1]'); COMMIT;");
