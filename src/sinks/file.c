@@ -71,10 +71,11 @@ file_check_configured(OiSinkState *state)
 }
 
 /*
- * Flush a descriptor, unless told not to.  False, with errno: it failed.
+ * Flush a descriptor by one of the server's functions, unless told not to.  False,
+ * with errno: it failed.
  */
 bool
-file_sync(const FileSink *sink, int fd)
+file_sync(const FileSink *sink, int fd, int (*sync) (int fd))
 {
 	static uint32 event = 0;
 	int			result;
@@ -82,7 +83,7 @@ file_sync(const FileSink *sink, int fd)
 	if (!sink->sync)
 		return true;
 	pgstat_report_wait_start(oi_compat_wait_event(&event, "OrderIdempotencyFileSync"));
-	result = pg_fsync(fd);
+	result = sync(fd);
 	pgstat_report_wait_end();
 
 	return result == 0;
@@ -98,7 +99,7 @@ sync_directory(const FileSink *sink)
 
 	if (fd < 0)
 		file_report_failure("open", sink->directory);
-	if (!file_sync(sink, fd))
+	if (!file_sync(sink, fd, pg_fsync))
 		file_report_failure("fsync", sink->directory);
 	CloseTransientFile(fd);
 }
@@ -192,7 +193,7 @@ enter_file(FileSink *sink)
 	sink->looked_back = true;
 
 	/* what was remembered counts as delivered, so it has to be durable */
-	if (!file_sync(sink, sink->fd))
+	if (!file_sync(sink, sink->fd, pg_fsync))
 		file_report_failure("fsync", sink->path);
 	sync_directory(sink);
 	sink->ready = true;
@@ -315,7 +316,7 @@ write_durably(FileSink *sink, const char *data, size_t len)
 		len -= written;
 	}
 
-	if (!file_sync(sink, sink->fd))
+	if (!file_sync(sink, sink->fd, pg_fsync))
 		fail_write(sink, "fsync");
 	sink->broken_from = -1;
 }

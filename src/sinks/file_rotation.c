@@ -134,7 +134,8 @@ list_rotated(const FileSink *sink, int *n)
 
 /*
  * Remember the events at the end of a rotated file, and make them durable, as they
- * count as delivered.  It may have been taken away by now.
+ * count as delivered.  It may have been taken away by now, or be nobody's to write
+ * to: pg_fsync() wants a descriptor that may write, pg_fsync_no_writethrough() does not.
  */
 static void
 read_rotated(FileSink *sink, const char *name, int *lines)
@@ -152,7 +153,7 @@ read_rotated(FileSink *sink, const char *name, int *lines)
 	if (S_ISREG(st.st_mode))
 	{
 		(void) file_read_tail(sink, fd, path, st.st_size, lines);
-		if (!file_sync(sink, fd))
+		if (!file_sync(sink, fd, pg_fsync_no_writethrough))
 			file_report_failure("fsync", path);
 	}
 	CloseTransientFile(fd);

@@ -32,7 +32,7 @@ typedef struct FileSink
 
 /* file.c */
 extern void file_report_failure(const char *what, const char *path);
-extern bool file_sync(const FileSink *sink, int fd);
+extern bool file_sync(const FileSink *sink, int fd, int (*sync) (int fd));
 
 /* file_tail.c */
 extern off_t file_read_tail(FileSink *sink, int fd, const char *path, off_t size, int *lines);

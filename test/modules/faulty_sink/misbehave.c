@@ -342,8 +342,9 @@ misbehave_at_end(OiSinkEvent *events, int n)
 	{
 		MemoryContext lost = AllocSetContextCreate(TopMemoryContext, "lost", ALLOCSET_SMALL_SIZES);
 
-		MemoryContextSwitchTo(lost);
+		/* a server with assertions takes no deletion of the context in use */
 		MemoryContextDelete(lost);
+		MemoryContextSwitchTo(lost);
 		lose_context = false;
 	}
 }
