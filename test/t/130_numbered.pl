@@ -104,7 +104,8 @@ sub wait_for_end
 	return;
 }
 
-# Writes events of that many keys, with words from a list that is drawn from.
+# Writes events of that many keys, with words from a list that is drawn from.  Where one of
+# them, as it should, has the server crash before all are written, the rest is not.
 sub write_events
 {
 	my ($name, $n, $keys, $words) = @_;
@@ -118,7 +119,11 @@ sub write_events
 
 		$sql .= "SELECT $api.emit_event('$name.event', '$key'$payload);\n";
 	}
-	$node->safe_psql('postgres', $sql);
+	wait_until_up($node);
+	if (!eval { $node->safe_psql('postgres', $sql); 1 })
+	{
+		die $@ if $@ !~ /connection to server was lost/;
+	}
 	return;
 }
 
