@@ -45,6 +45,7 @@ static const OiSinkOption http_options[] = {
 	{.name = "key_file",.kind = OI_KIND_READABLE_FILE}
 
 static const OiSinkOption kafka_options[] = {
+	{.name = "allow_addresses",.kind = OI_KIND_NETWORKS},
 	{.name = "batch.size",.kind = OI_KIND_INTEGER,.least = 1,.most = 8 * 1024 * 1024},
 	{.name = "bootstrap.servers",.kind = OI_KIND_HOSTS,.required = true},
 	{.name = "client.id",.kind = OI_KIND_NAME},
@@ -68,6 +69,7 @@ static const OiSinkOption kafka_options[] = {
 };
 
 static const OiSinkOption nats_options[] = {
+	{.name = "allow_addresses",.kind = OI_KIND_NETWORKS},
 	TLS_FILES,
 	{.name = "max_in_flight",.kind = OI_KIND_INTEGER,.least = 1,.most = 4000},
 	{.name = "stream",.kind = OI_KIND_NAME},
@@ -83,6 +85,7 @@ static const OiSinkOption nats_options[] = {
 };
 
 static const OiSinkOption rabbitmq_options[] = {
+	{.name = "allow_addresses",.kind = OI_KIND_NETWORKS},
 	TLS_FILES,
 	{.name = "auth",.kind = OI_KIND_CHOICE,.choices = "plain,external"},
 	{.name = "exchange",.kind = OI_KIND_NAME},

@@ -84,6 +84,7 @@ leave_library(HttpSink *sink)
 static void
 read_options(HttpSink *sink, const OiSinkState *state)
 {
+	const char *allowed = oi_sink_option(state->options, "allow_addresses");
 	const char *ca_file = oi_sink_option(state->options, "ca_file");
 	const char *token = oi_sink_option(state->user_options, "token");
 	const char *secret = oi_sink_option(state->user_options, "secret");
@@ -94,7 +95,7 @@ read_options(HttpSink *sink, const OiSinkState *state)
 	sink->ca_file = ca_file ? pstrdup(ca_file) : NULL;
 	sink->authorization = token ? psprintf("Authorization: Bearer %s", token) : NULL;
 	sink->secret = secret ? http_secret_parse(secret) : NULL;
-	sink->allowed = http_networks_parse(oi_sink_option(state->options, "allow_addresses"));
+	sink->allowed = allowed ? oi_networks_parse(allowed) : oi_networks_public();
 }
 
 /*
@@ -211,7 +212,7 @@ note_failure(HttpRequest *request, CURLcode code, OiSinkEvent *event)
 {
 	event->outcome = OI_SINK_RETRY;
 	if (request->forbidden)
-		event->reason = "address of the receiver is not among those in option \"allow_addresses\"";
+		event->reason = OI_ADDRESS_REFUSED;
 	else if (request->too_long)
 		event->reason = psprintf("response is longer than %d bytes", HTTP_MAX_RESPONSE);
 	else if (code == CURLE_OK)

@@ -48,7 +48,7 @@ open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 {
 	HttpRequest *request = arg;
 
-	if (!http_address_allowed(request->sink->allowed, &address->addr))
+	if (!oi_address_allowed(request->sink->allowed, &address->addr))
 	{
 		request->forbidden = true;
 		return CURL_SOCKET_BAD;

@@ -11,9 +11,9 @@
 #include <curl/curl.h>
 #include <signal.h>
 
-#include "http_address.h"
 #include "http_signature.h"
 #include "order_sink.h"
+#include "shared_address.h"
 
 /* what is read of a response, headers and body each, before it is given up */
 #define HTTP_MAX_RESPONSE (64 * 1024)
@@ -43,7 +43,7 @@ struct HttpSink
 	char	   *url;
 	const char *authorization;	/* header line, or NULL */
 	HttpSecret *secret;			/* NULL: do not sign */
-	HttpNetworks *allowed;
+	OiNetworks *allowed;
 	char	   *ca_file;		/* NULL: the system's */
 	sigset_t	outer_mask;		/* of signals, while libcurl runs */
 };

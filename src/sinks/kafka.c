@@ -85,7 +85,7 @@ kafka_startup(OiSinkState *state)
 	const char *topic = oi_sink_option(state->options, "state_topic");
 
 	sink->state = state;
-	sink->inbox = kafka_new_inbox();
+	sink->inbox = kafka_new_inbox(oi_sink_option(state->options, "allow_addresses"));
 	sink->transactions = true;
 	if (exactly_once != NULL)
 		(void) parse_bool(exactly_once, &sink->transactions);

@@ -4,14 +4,15 @@
  *		Handles of librdkafka: made from the options, and ended.
  *
  * librdkafka works in threads of its own.  All signals are blocked in them; what
- * they call of ours, the function for messages of its log, takes a copy in memory
- * that is not PostgreSQL's.  Answers are handed over in our own thread, by
- * rd_kafka_poll() and functions that do its work besides.
+ * they call of ours, the functions for messages of its log and for connections, knows
+ * of nothing but memory that is not PostgreSQL's.  Answers are handed over in our own
+ * thread, by rd_kafka_poll() and functions that do its work besides.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <syslog.h>
 #include <time.h>
@@ -87,17 +88,43 @@ take_complaint(const rd_kafka_t *handle, int level, const char *facility, const 
 }
 
 /*
- * What librdkafka last complained of, behind a separator; or nothing.
+ * librdkafka callback, in any thread: connect to a broker, one that was named to us or one
+ * that another broker named, if its address is allowed.  The socket does not block.
+ */
+static int
+connect_broker(int fd, const struct sockaddr *address, int len, const char *broker, void *opaque)
+{
+	KafkaInbox *inbox = opaque;
+	char text[	NI_MAXHOST] = "";
+	bool		allowed;
+
+	pthread_mutex_lock(&inbox->lock);
+	allowed = oi_address_allowed(inbox->allowed, address);
+	if (!allowed && oi_address_text(address, text, sizeof(text)))
+		snprintf(inbox->refused, sizeof(inbox->refused), "%s (%.50s)", broker, text);
+	pthread_mutex_unlock(&inbox->lock);
+	if (!allowed)
+		return EACCES;
+	return connect(fd, address, len) == 0 || errno == EINPROGRESS ? 0 : errno;
+}
+
+/*
+ * What librdkafka last complained of, and which broker it must not connect to, each
+ * behind a separator; or nothing.
  */
 char *
 kafka_complaint(const KafkaSink *sink)
 {
 	char		said[sizeof(sink->inbox->said)];
+	char		refused[sizeof(sink->inbox->refused)];
 
 	pthread_mutex_lock(&sink->inbox->lock);
 	strlcpy(said, sink->inbox->said, sizeof(said));
+	strlcpy(refused, sink->inbox->refused, sizeof(refused));
 	pthread_mutex_unlock(&sink->inbox->lock);
-	return said[0] == '\0' ? pstrdup("") : psprintf("; last message of librdkafka: %s", said);
+	return psprintf("%s%s%s%s%s", refused[0] ? "; broker " : "", refused,
+					refused[0] ? ": " OI_ADDRESS_REFUSED : "",
+					said[0] ? "; last message of librdkafka: " : "", said);
 }
 
 /*
@@ -141,11 +168,48 @@ take_error(rd_kafka_t *handle, int code, const char *said, void *opaque)
 }
 
 /*
+ * A copy of networks that outlives every thread: it is never given back.
+ */
+static const OiNetworks *
+keep_networks(const OiNetworks *networks)
+{
+	size_t		size = oi_networks_size(networks);
+	OiNetworks *copy = malloc(size);
+
+	if (copy == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+	memcpy(copy, networks, size);
+	return copy;
+}
+
+/*
+ * Allow connections to these addresses.  The same as before are not kept once more.
+ */
+static void
+allow_addresses(KafkaInbox *inbox, const char *list)
+{
+	const OiNetworks *networks = oi_networks_parse(list);
+	const OiNetworks *old = inbox->allowed;
+
+	if (networks != NULL && old != NULL &&
+		oi_networks_size(networks) == oi_networks_size(old) &&
+		memcmp(networks, old, oi_networks_size(old)) == 0)
+		networks = old;
+	else if (networks != NULL)
+		networks = keep_networks(networks);
+	pthread_mutex_lock(&inbox->lock);
+	inbox->allowed = networks;
+	inbox->refused[0] = '\0';
+	pthread_mutex_unlock(&inbox->lock);
+}
+
+/*
  * An inbox.  It is never given back: a process has one sink, and threads that a
  * name server holds up may be there for longer than that.
  */
 KafkaInbox *
-kafka_new_inbox(void)
+kafka_new_inbox(const char *allowed)
 {
 	static KafkaInbox *inbox = NULL;
 
@@ -158,6 +222,7 @@ kafka_new_inbox(void)
 		pthread_mutex_init(&inbox->lock, NULL);
 	}
 	inbox->said[0] = '\0';
+	allow_addresses(inbox, allowed);
 	return inbox;
 }
 
@@ -230,6 +295,7 @@ kafka_new_handle(KafkaSink *sink, rd_kafka_type_t type)
 	set_options(conf, sink->state->user_options, user_properties, lengthof(user_properties));
 	rd_kafka_conf_set_opaque(conf, sink->inbox);
 	rd_kafka_conf_set_log_cb(conf, take_complaint);
+	rd_kafka_conf_set_connect_cb(conf, connect_broker);
 	rd_kafka_conf_set_error_cb(conf, take_error);
 
 	sigfillset(&all);

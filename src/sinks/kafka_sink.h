@@ -13,6 +13,7 @@
 
 #include "compat.h"
 #include "order_sink.h"
+#include "shared_address.h"
 #include "utils/hsearch.h"
 
 /* ms until interrupts are looked at, while librdkafka is waited for */
@@ -36,6 +37,8 @@ typedef struct KafkaInbox
 {
 	pthread_mutex_t lock;		/* of what follows */
 	char		said[512];		/* the last thing that it complained of */
+	char		refused[512];	/* the last broker that is where none may be */
+	const OiNetworks *allowed;	/* addresses; NULL: all */
 
 	/* written by rd_kafka_poll() and the like, so in our thread */
 	uint16		round;			/* answers to messages of others are ignored */
@@ -89,7 +92,7 @@ typedef enum KafkaEnd
 extern void kafka_open(KafkaSink *sink, TimestampTz deadline);
 
 /* kafka_handle.c */
-extern KafkaInbox *kafka_new_inbox(void);
+extern KafkaInbox *kafka_new_inbox(const char *allowed);
 extern rd_kafka_t *kafka_new_handle(KafkaSink *sink, rd_kafka_type_t type);
 extern void kafka_close(KafkaSink *sink, KafkaEnd end);
 extern char *kafka_complaint(const KafkaSink *sink);

@@ -108,6 +108,7 @@ static void
 read_options(NatsSink *sink, const OiSinkState *state)
 {
 	read_urls(sink, oi_sink_option(state->options, "url"));
+	sink->allowed = oi_networks_parse(oi_sink_option(state->options, "allow_addresses"));
 	sink->stream = oi_option_text(state->options, "stream", NULL);
 	sink->ca_file = oi_option_text(state->options, "ca_file", NULL);
 	sink->cert_file = oi_option_text(state->options, "cert_file", NULL);

@@ -122,15 +122,34 @@ set_tls(NatsSink *sink, natsOptions * options, const char *host)
 }
 
 /*
- * Options for a connection to one of the servers.
+ * The URL of one of the servers, with an address in place of the host's name: the library
+ * must not look up for itself where that leads.
+ */
+static void
+make_url(NatsSink *sink, int which, const struct sockaddr *address, const char *text,
+		 char *url, size_t size)
+{
+	const char *given = strstr(sink->urls[which], "://") + 3;
+	const char *rest = given + strlen(sink->hosts[which]) + (given[0] == '[' ? 2 : 0);
+	bool		v6 = address->sa_family == AF_INET6;
+
+	snprintf(url, size, "%s://%s%s%s%s", sink->tls ? "tls" : "nats",
+			 v6 ? "[" : "", text, v6 ? "]" : "", rest);
+}
+
+/*
+ * Options for a connection to one of the servers, by that URL.  Others, of which it
+ * would tell, are not for us: nobody has allowed them.
  */
 static natsStatus
-make_options(NatsSink *sink, int which, natsOptions * *options)
+make_options(NatsSink *sink, int which, const char *url, natsOptions * *options)
 {
 	natsStatus	status = natsOptions_Create(options);
 
 	if (status == NATS_OK)
-		status = natsOptions_SetURL(*options, sink->urls[which]);
+		status = natsOptions_SetURL(*options, url);
+	if (status == NATS_OK)
+		status = natsOptions_SetIgnoreDiscoveredServers(*options, true);
 	if (status == NATS_OK)
 		status = natsOptions_SetName(*options, sink->name);
 	if (status == NATS_OK)
@@ -185,6 +204,67 @@ hurried(NatsSink *sink)
 }
 
 /*
+ * There is no connection to a server: the job says why.
+ */
+static void
+note_failure(NatsSink *sink, NatsJob *job, int which, const char *why, const char *detail)
+{
+	snprintf(job->error, sizeof(job->error), "could not connect to server %s: %s%s%s",
+			 sink->urls[which], why, detail ? ": " : "", detail ? detail : "");
+}
+
+/*
+ * Make a connection to an address of one of the servers.
+ */
+static natsStatus
+try_address(NatsSink *sink, NatsJob *job, int which, const struct sockaddr *address)
+{
+	natsOptions *options = NULL;
+	natsStatus	status;
+	char text[	NI_MAXHOST];
+	char		url[NI_MAXHOST + 64];
+
+	if (!oi_address_allowed(sink->allowed, address) ||
+		!oi_address_text(address, text, sizeof(text)))
+	{
+		note_failure(sink, job, which, OI_ADDRESS_REFUSED, NULL);
+		return NATS_NOT_PERMITTED;
+	}
+	make_url(sink, which, address, text, url, sizeof(url));
+	sink->closed = false;
+	status = make_options(sink, which, url, &options);
+	if (status == NATS_OK)
+		status = natsConnection_Connect(&sink->connection, options);
+	if (status != NATS_OK)
+		note_failure(sink, job, which, natsStatus_GetText(status), nats_GetLastError(NULL));
+	natsOptions_Destroy(options);
+	return status;
+}
+
+/*
+ * The same, to the first of its addresses that takes it.
+ */
+static natsStatus
+try_server(NatsSink *sink, NatsJob *job, int which)
+{
+	struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+	struct addrinfo *list;
+	natsStatus	status = NATS_ERR;
+	int			failed = getaddrinfo(sink->hosts[which], NULL, &hints, &list);
+
+	if (failed != 0)
+	{
+		note_failure(sink, job, which, gai_strerror(failed), NULL);
+		return status;
+	}
+	for (struct addrinfo *one = list; one != NULL && status != NATS_OK && !hurried(sink);
+		 one = one->ai_next)
+		status = try_address(sink, job, which, one->ai_addr);
+	freeaddrinfo(list);
+	return status;
+}
+
+/*
  * Make a connection to the first of the servers that takes it.  False: the job says why
  * there is none.
  */
@@ -196,21 +276,7 @@ nats_connect(NatsSink *sink, NatsJob *job)
 	nats_disconnect(sink);
 	sink->used = true;
 	for (int i = 0; sink->urls[i] != NULL && status != NATS_OK && !hurried(sink); i++)
-	{
-		natsOptions *options = NULL;
-		const char *detail;
-
-		sink->closed = false;
-		status = make_options(sink, i, &options);
-		if (status == NATS_OK)
-			status = natsConnection_Connect(&sink->connection, options);
-		detail = status == NATS_OK ? NULL : nats_GetLastError(NULL);
-		natsOptions_Destroy(options);
-		if (status != NATS_OK)
-			snprintf(job->error, sizeof(job->error), "could not connect to server %s: %s%s%s",
-					 sink->urls[i], natsStatus_GetText(status), detail ? ": " : "",
-					 detail ? detail : "");
-	}
+		status = try_server(sink, job, i);
 	if (status == NATS_OK)
 		status = set_up_stream_context(sink);
 	if (status != NATS_OK)

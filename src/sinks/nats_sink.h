@@ -11,6 +11,7 @@
 #include <nats/nats.h>
 #include <pthread.h>
 
+#include "shared_address.h"
 #include "shared_aside.h"
 #include "shared_keys.h"
 
@@ -69,6 +70,7 @@ typedef struct NatsSink
 {
 	const char **urls;			/* NULL ends the list */
 	const char **hosts;			/* the names in these */
+	const OiNetworks *allowed;	/* addresses; NULL: all */
 	bool		tls;
 	const char *stream;			/* NULL: any */
 	const char *user;

@@ -89,6 +89,7 @@ read_options(RabbitSink *sink, const OiSinkState *state)
 	sink->tls = oi_option_boolean(options, "tls", false);
 	sink->host = oi_option_text(options, "host", NULL);
 	sink->port = oi_option_number(options, "port", sink->tls ? DEFAULT_TLS_PORT : DEFAULT_PORT);
+	sink->allowed = oi_networks_parse(oi_sink_option(options, "allow_addresses"));
 	sink->virtual_host = oi_option_text(options, "virtual_host", "/");
 	sink->exchange = oi_option_text(options, "exchange", "");
 	sink->external = strcmp(oi_option_text(options, "auth", "plain"), "external") == 0;

@@ -174,11 +174,11 @@ wait_connected(RabbitSink *sink, int fd, int64_t until)
 }
 
 /*
- * Connect a socket to one of the addresses of the host, in their order.  Returns it,
- * or -1, with the last error.
+ * Connect a socket to one of the addresses of the host, in their order, of those that
+ * are allowed.  Returns it, with the address as a text, or -1, with the last error.
  */
 static int
-dial(RabbitSink *sink, int64_t until, const char **error)
+dial(RabbitSink *sink, int64_t until, char *address, const char **error)
 {
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
 	struct addrinfo *list;
@@ -195,8 +195,16 @@ dial(RabbitSink *sink, int64_t until, const char **error)
 	}
 	for (struct addrinfo *one = list; one != NULL; one = one->ai_next)
 	{
-		int			fd = socket(one->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+		int			fd;
 
+		if (!oi_address_allowed(sink->allowed, one->ai_addr))
+		{
+			*error = OI_ADDRESS_REFUSED;
+			continue;
+		}
+		if (!oi_address_text(one->ai_addr, address, NI_MAXHOST))
+			continue;
+		fd = socket(one->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 		if (fd < 0)
 			continue;
 		status = connect(fd, one->ai_addr, one->ai_addrlen) == 0 ? 0 : errno;
@@ -216,20 +224,53 @@ dial(RabbitSink *sink, int64_t until, const char **error)
 }
 
 /*
- * Set up the verification of certificates.  Returns 0, or a status of the
- * library.
+ * Called by OpenSSL: a handshake begins.  The broker is told by which name we know
+ * it, since the library, which has its address only, tells it that.
+ */
+static void
+tell_name(const SSL * ssl, int where, int result)
+{
+	const RabbitSink *sink = SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
+
+	if (where & SSL_CB_HANDSHAKE_START)
+		(void) SSL_set_tlsext_host_name(unconstify(SSL *, ssl), sink->host);
+}
+
+/*
+ * A certificate has to be for this host, a name or an address.  False: out of
+ * memory.
+ */
+static bool
+expect_host(RabbitSink *sink, SSL_CTX * context)
+{
+	X509_VERIFY_PARAM *param = SSL_CTX_get0_param(context);
+
+	if (X509_VERIFY_PARAM_set1_ip_asc(param, sink->host) == 1)
+		return true;
+	SSL_CTX_set_app_data(context, sink);
+	SSL_CTX_set_info_callback(context, tell_name);
+	return X509_VERIFY_PARAM_set1_host(param, sink->host, 0) == 1;
+}
+
+/*
+ * Set up the verification of certificates.  The host's name is OpenSSL's to verify: the
+ * library connects to an address that was checked, and would look for that.  Returns 0,
+ * or a status of the library.
  */
 static int
 set_up_tls(RabbitSink *sink, amqp_socket_t * socket)
 {
+	SSL_CTX    *context = amqp_ssl_socket_get_context(socket);
 	int			status = AMQP_STATUS_OK;
 
 	amqp_ssl_socket_set_verify_peer(socket, 1);
-	amqp_ssl_socket_set_verify_hostname(socket, 1);
+	amqp_ssl_socket_set_verify_hostname(socket, 0);
 	(void) amqp_ssl_socket_set_ssl_versions(socket, AMQP_TLSv1_2, AMQP_TLSvLATEST);
+	if (!expect_host(sink, context))
+		return AMQP_STATUS_NO_MEMORY;
 	if (sink->ca_file != NULL)
 		status = amqp_ssl_socket_set_cacert(socket, sink->ca_file);
-	else if (SSL_CTX_set_default_verify_paths(amqp_ssl_socket_get_context(socket)) != 1)
+	else if (SSL_CTX_set_default_verify_paths(context) != 1)
 		status = AMQP_STATUS_SSL_ERROR;
 	if (status == AMQP_STATUS_OK && sink->cert_file != NULL)
 		status = amqp_ssl_socket_set_key(socket, sink->cert_file, sink->key_file);
@@ -239,13 +280,14 @@ set_up_tls(RabbitSink *sink, amqp_socket_t * socket)
 /*
  * Open the socket.  The library itself connects where there is TLS, and cannot be
  * told to stop; so a connection of our own comes first, which finds out whether
- * there is anybody.
+ * there is anybody, and to which address the library may connect.
  */
 static bool
 open_socket(RabbitSink *sink, RabbitJob *job, int64_t until)
 {
 	const char *error = "no usable address";
-	int			fd = dial(sink, until, &error);
+	char		address[NI_MAXHOST];
+	int			fd = dial(sink, until, address, &error);
 	amqp_socket_t *socket;
 	struct timeval left;
 	int			status;
@@ -269,7 +311,7 @@ open_socket(RabbitSink *sink, RabbitJob *job, int64_t until)
 		return fail(sink, job, "could not set up TLS", amqp_error_string2(status));
 	left.tv_sec = Max(until - rabbit_now(), 1) / 1000;
 	left.tv_usec = Max(until - rabbit_now(), 1) % 1000 * 1000;
-	status = amqp_socket_open_noblock(socket, sink->host, sink->port, &left);
+	status = amqp_socket_open_noblock(socket, address, sink->port, &left);
 	if (status != AMQP_STATUS_OK)
 		return fail(sink, job, "could not connect to broker with TLS", amqp_error_string2(status));
 	set_fd(sink, amqp_get_sockfd(sink->connection));

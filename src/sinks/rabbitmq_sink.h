@@ -21,6 +21,7 @@
 #include <amqp_tcp_socket.h>
 #endif
 
+#include "shared_address.h"
 #include "shared_aside.h"
 #include "shared_keys.h"
 
@@ -67,6 +68,7 @@ typedef struct RabbitSink
 {
 	const char *host;
 	int			port;
+	const OiNetworks *allowed;	/* addresses; NULL: all */
 	const char *virtual_host;
 	const char *exchange;
 	const char *user;

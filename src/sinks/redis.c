@@ -78,8 +78,7 @@ read_options(RedisSink *sink, const OiSinkState *state)
 	target->host = text_option(state->options, "host", NULL);
 	target->port = int_option(state, "port", DEFAULT_PORT);
 	target->timeout = int_option(state, "timeout", DEFAULT_TIMEOUT);
-	if (allowed != NULL)
-		target->networks = oi_sink_networks(allowed, &target->nnetworks);
+	target->allowed = oi_networks_parse(allowed);
 	sink->database = text_option(state->options, "database", NULL);
 	sink->maxlen = text_option(state->options, "maxlen", "");
 	sink->max_events = int_option(state, "max_in_flight", DEFAULT_MAX_EVENTS);

@@ -183,10 +183,9 @@ try_address(RedisConnection *connection, const RedisTarget *target,
 	char		numeric[NI_MAXHOST];
 	const char *failure;
 
-	if (!redis_address_allowed(target, address->ai_addr))
-		return "address is not among those in option \"allow_addresses\"";
-	if (getnameinfo(address->ai_addr, address->ai_addrlen, numeric, sizeof(numeric),
-					NULL, 0, NI_NUMERICHOST) != 0)
+	if (!oi_address_allowed(target->allowed, address->ai_addr))
+		return OI_ADDRESS_REFUSED;
+	if (!oi_address_text(address->ai_addr, numeric, sizeof(numeric)))
 		return "unknown kind of address";
 	if (!take_context(connection, redisConnectNonBlock(numeric, target->port)))
 		return "could not create a socket";

@@ -12,15 +12,15 @@
 
 #include "datatype/timestamp.h"
 #include "lib/stringinfo.h"
-#include "utils/inet.h"
+#include "shared_address.h"
+#include "utils/timestamp.h"
 
 /* where to, and how */
 typedef struct RedisTarget
 {
 	const char *host;			/* or the path of a Unix socket */
 	int			port;
-	inet	  **networks;		/* addresses that are allowed; NULL: all */
-	int			nnetworks;
+	OiNetworks *allowed;		/* addresses; NULL: all */
 	int			timeout;		/* ms for an answer */
 } RedisTarget;
 

@@ -12,10 +12,8 @@
  */
 #include "postgres.h"
 
-#include <netinet/in.h>
 #include <signal.h>
 
-#include "access/htup_details.h"	/* brings varatt.h, where there is one */
 #include "redis_lookup.h"
 
 struct RedisLookup
@@ -107,36 +105,4 @@ redis_lookup_end(RedisLookup *lookup)
 	if (lookup->request.ar_result != NULL)
 		freeaddrinfo(lookup->request.ar_result);
 	free(lookup);
-}
-
-/*
- * May a connection go to an address?  An IPv4 address in the form of IPv6 is
- * taken for what it is.
- */
-bool
-redis_address_allowed(const RedisTarget *target, const struct sockaddr *address)
-{
-	const unsigned char *bytes;
-	int			family = PGSQL_AF_INET;
-
-	if (target->networks == NULL)
-		return true;
-	if (address->sa_family == AF_INET)
-		bytes = (const unsigned char *) &((const struct sockaddr_in *) address)->sin_addr;
-	else if (address->sa_family == AF_INET6)
-	{
-		const struct in6_addr *v6 = &((const struct sockaddr_in6 *) address)->sin6_addr;
-		bool		mapped = IN6_IS_ADDR_V4MAPPED(v6);
-
-		family = mapped ? PGSQL_AF_INET : PGSQL_AF_INET6;
-		bytes = v6->s6_addr + (mapped ? 12 : 0);
-	}
-	else
-		return false;
-
-	for (int i = 0; i < target->nnetworks; i++)
-		if (ip_family(target->networks[i]) == family &&
-			bitncmp(ip_addr(target->networks[i]), bytes, ip_bits(target->networks[i])) == 0)
-			return true;
-	return false;
 }

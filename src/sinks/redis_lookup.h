@@ -17,6 +17,4 @@ extern bool redis_lookup_is_over(const RedisLookup *lookup);
 extern const struct addrinfo *redis_lookup_addresses(const RedisLookup *lookup, const char **error);
 extern void redis_lookup_end(RedisLookup *lookup);
 
-extern bool redis_address_allowed(const RedisTarget *target, const struct sockaddr *address);
-
 #endif							/* REDIS_LOOKUP_H */

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """A TCP proxy that breaks, for tests: tcp_proxy.py PORT TARGET_PORT.
 
-Both ports are on 127.0.0.1.  It says "ready" when it listens, and takes commands,
+Both ports are on 127.0.0.1, the first on another address of this machine if one is given.  It says "ready" when it listens, and takes commands,
 one a line, each answered by "ok":
 
     pass        hand on what comes, both ways, for connections from now on too
@@ -31,6 +31,7 @@ import threading
 import time
 
 port, target = int(sys.argv[1]), int(sys.argv[2])
+address = sys.argv[3] if len(sys.argv) > 3 else "127.0.0.1"
 lock = threading.Condition()
 mode = "pass"
 cut_after = None
@@ -178,7 +179,7 @@ def listen():
     if listener is None:
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
+        listener.bind((address, port))
         listener.listen(64)
         threading.Thread(target=accept, args=(listener,), daemon=True).start()
 

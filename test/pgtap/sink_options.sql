@@ -13,13 +13,13 @@ SELECT plan(117);
 -- Servers that there can be, with every option.
 CREATE TEMP TABLE good (sink text, options text, mapping text);
 INSERT INTO good VALUES
-	('rabbitmq', $$host 'mq.example.com'$$, NULL),
+	('rabbitmq', $$host 'mq.example.com', allow_addresses 'fc00::/7'$$, NULL),
 	('rabbitmq', $$host '::1', port '5671', virtual_host '/', exchange 'shop.events', tls 'on', auth 'external', heartbeat '5', max_in_flight '5000', timeout '25000', ca_file '/a', cert_file '/b', key_file '/c'$$,
 		$$user 'u', password 'with space and é'$$),
-	('nats', $$url 'nats://127.0.0.1'$$, NULL),
+	('nats', $$url 'nats://127.0.0.1', allow_addresses '::1, 10.0.0.0/8'$$, NULL),
 	('nats', $$url 'nats://a:4222,tls://[::1]:4223,nats://b', stream 'ORDERS', max_in_flight '1', timeout '100', ca_file '/a', cert_file '/b', key_file '/c'$$,
 		$$user 'u', password 'p', token 't', nkey 'UABC', nkey_seed 'SUABC', jwt 'ey.J.x'$$),
-	('kafka', $$"bootstrap.servers" 'a:9092,[::1]:9093'$$, NULL),
+	('kafka', $$"bootstrap.servers" 'a:9092,[::1]:9093', allow_addresses '10.1.2.3'$$, NULL),
 	('kafka', $$"bootstrap.servers" 'a:9092', "security.protocol" 'sasl_ssl', "sasl.mechanism" 'SCRAM-SHA-512', "ssl.ca.location" '/a', "compression.type" 'zstd'$$,
 		$$"sasl.username" 'u', "sasl.password" 'p', "ssl.key.password" 'k'$$),
 	('redis', $$host '127.0.0.1'$$, NULL),

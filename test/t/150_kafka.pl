@@ -19,6 +19,7 @@ use OrderIdempotency::Broker;
 use OrderIdempotency::Drain;
 use OrderIdempotency::Kafka;
 use OrderIdempotency::Node;
+use OrderIdempotency::Proxy;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -258,6 +259,21 @@ $node->safe_psql('postgres', qq(ALTER USER MAPPING FOR CURRENT_USER SERVER scram
 try_soon('scram');
 drained($node, 'scram');
 is(scalar(grep { $_->{headers}{ce_type}[0] eq 'scram.event' } $kafka->records('allowed.one')), 1, 'SCRAM: the right one is');
+
+# A broker that we may connect to names one that we may not.
+my $door = OrderIdempotency::Proxy->new($kafka->port, '127.0.0.2');
+$kafka->create_topic('addresses');
+create_kafka('addresses', servers => '127.0.0.2:' . $door->port, server => q(allow_addresses '127.0.0.2'), topic => 'addresses');
+emit_all(event('addresses', 'key', '{}'));
+ok(poll($node, 'postgres', <<~"SQL"), 'what brokers advertise has to be allowed, too');
+	SELECT last_error ~ '; broker [^;]*127[.]0[.]0[.]1:[0-9]+ [(]127[.]0[.]0[.]1[)]: address is not among those in option "allow_addresses"'
+	FROM $api.subscription_status WHERE name = 'addresses'
+	SQL
+is(scalar($kafka->records('addresses')), 0, 'it is not connected to');
+$node->safe_psql('postgres', q(ALTER SERVER addresses OPTIONS (SET allow_addresses '127.0.0.1,127.0.0.2')));
+try_soon('addresses');
+drained($node, 'addresses');
+once_in_order('addresses', ['addresses'], 'both are allowed');
 
 is($node->safe_psql('postgres', "SELECT count(*) FROM $api.subscription_status WHERE last_error ~ '$canary'"), '0',
 	'no password in an error');

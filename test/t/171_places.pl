@@ -3,7 +3,8 @@
 # reach no address that is not allowed, however it is written.
 #
 # Bugs that this catches, planted and seen to fail: a hard link that leads out of the directory; a
-# pipe taken for a file.
+# pipe taken for a file; a broker's sink that asks its library to look up a name, or to go where a
+# server tells it to.
 
 use strict;
 use warnings;
@@ -11,6 +12,8 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../lib";
 
+use IO::Select;
+use IO::Socket::INET;
 use IO::Socket::UNIX;
 use IPC::Run qw(start);
 use OrderIdempotency::Drain;
@@ -147,6 +150,91 @@ SKIP:
 		SQL
 	is(-s $log // 0, $before, 'nothing came');
 }
+
+# Brokers, where somebody listens who sees whoever comes.
+my $listener = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 16) or die "could not listen: $!";
+my $there = $listener->sockport;
+
+# Has somebody come?  He is sent away.
+sub came
+{
+	my ($seconds) = @_;
+
+	return 0 if !IO::Select->new($listener)->can_read($seconds);
+	close $listener->accept;
+	return 1;
+}
+
+# A NATS server that tells of another one, and lets nobody in.
+my ($nats_in, $nats_out) = ('', '');
+my $nats = start([ 'python3', '-c', <<~'PYTHON', $there ], '<', \$nats_in, '>', \$nats_out);
+	import json, socket, sys
+	server = socket.create_server(("127.0.0.2", 0))
+	print(server.getsockname()[1], flush=True)
+	while True:
+	    connection, _ = server.accept()
+	    with connection:
+	        info = {"server_id": "x", "version": "2.9.10", "max_payload": 1048576, "headers": True,
+	                "auth_required": True, "connect_urls": ["127.0.0.1:" + sys.argv[1]]}
+	        connection.sendall(b"INFO " + json.dumps(info).encode() + b"\r\n")
+	        connection.recv(4096)
+	        connection.sendall(b"-ERR 'Authorization Violation'\r\n")
+	PYTHON
+$nats->pump while $nats_out !~ /^\d+\n/;
+my $told = $nats_out + 0;
+
+my %option = (
+	rabbitmq => sub { "host '$_[0]', port '$there'" },
+	nats => sub { "url 'nats://" . ($_[0] =~ /:/ ? "[$_[0]]" : $_[0]) . ":$there'" },
+	kafka => sub { "\"bootstrap.servers\" '" . ($_[0] =~ /:/ ? "[$_[0]]" : $_[0]) . ":$there'" });
+foreach my $sink (sort keys %option)
+{
+  SKIP:
+	{
+		skip "the sink $sink was left out of the build", 1
+		  if !-e $node->config_data('--pkglibdir') . "/order_idempotency_$sink.so";
+
+		my $api_options = '{"backoff_min": 100, "backoff_max": 200}';
+		my @hosts = ('127.0.0.1', 'localhost', '::1', '::ffff:127.0.0.1', $sink eq 'kafka' ? () : qw(127.1 2130706433));
+		my @servers = map { $option{$sink}->($_) } @hosts;
+		my $error = 'not among those in option "allow_addresses"';
+
+		$node->safe_psql('postgres', join '', map { <<~"SQL" } 0 .. $#servers);
+			CREATE SERVER $sink$_ FOREIGN DATA WRAPPER order_idempotency_$sink
+				OPTIONS ($servers[$_], allow_addresses '10.0.0.0/8,127.0.0.2,fc00::/7');
+			SELECT $api.create_subscription('$sink$_', '$sink$_', topic => 'x', options => '$api_options');
+			SQL
+		$node->safe_psql('postgres', emit($sink));
+		ok($node->poll_query_until('postgres', <<~"SQL"), "$sink: no address that is not allowed is connected to")
+			SELECT count(*) = @{[ scalar @servers ]} FROM $api.subscription_status
+			WHERE name ~ '^$sink\\d' AND last_error ~ '$error'
+			SQL
+		  or diag($node->safe_psql('postgres', "SELECT name, last_error FROM $api.subscription_status WHERE name ~ '^$sink\\d'"));
+		is(came(0), 0, "$sink: nobody came");
+
+		# what makes the difference
+		$node->safe_psql('postgres', "ALTER SERVER ${sink}0 OPTIONS (SET allow_addresses '127.0.0.1')");
+		ok(came($PostgreSQL::Test::Utils::timeout_default), "$sink: where it is allowed, somebody comes");
+		$node->safe_psql('postgres', "SELECT $api.drop_subscription(name) FROM $api.subscriptions WHERE name ~ '^$sink\\d'");
+		1 while came(0.2);
+	}
+}
+
+SKIP:
+{
+	skip 'the sink nats was left out of the build', 1
+	  if !-e $node->config_data('--pkglibdir') . '/order_idempotency_nats.so';
+
+	$node->safe_psql('postgres', <<~"SQL");
+		CREATE SERVER told FOREIGN DATA WRAPPER order_idempotency_nats OPTIONS (url 'nats://127.0.0.2:$told');
+		SELECT $api.create_subscription('told', 'told', topic => 'x', options => '{"backoff_min": 100, "backoff_max": 200}');
+		SQL
+	$node->safe_psql('postgres', emit('told'));
+	fails('told', 'uthorization', 'a NATS server that lets nobody in');
+	is(came(0.5), 0, 'and tells of another one: nobody goes there');
+	$node->safe_psql('postgres', "SELECT $api.drop_subscription('told')");
+}
+$nats->kill_kill;
 
 # what a URL must not have in it
 foreach my $url ('http://user@127.0.0.1/', 'http://user:password@127.0.0.1/', 'http://a#@127.0.0.1/', 'http://a\@127.0.0.1/', 'http://a?b',

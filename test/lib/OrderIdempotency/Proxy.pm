@@ -13,14 +13,15 @@ use PostgreSQL::Test::Utils;
 
 my @proxies;
 
-# A proxy on a free port to another one on this machine, at work.
+# A proxy on a free port to another one on this machine, at work.  It is at another address of this machine
+# than 127.0.0.1 if that is given.
 sub new
 {
-	my ($class, $target) = @_;
+	my ($class, $target, $address) = @_;
 	my $self = bless { port => free_port(), in => '', out => '' }, $class;
 
 	$self->{run} = start(
-		[ 'python3', "$FindBin::RealBin/../lib/tcp_proxy.py", $self->{port}, $target ],
+		[ 'python3', "$FindBin::RealBin/../lib/tcp_proxy.py", $self->{port}, $target, $address // () ],
 		'<', \$self->{in}, '>', \$self->{out},
 		IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default * 10));
 	$self->_answer;
