@@ -184,8 +184,13 @@ TEXT_OF_REPORT(errmsg_internal)
 TEXT_OF_REPORT(errdetail)
 TEXT_OF_REPORT(errhint)
 
+#if PG_VERSION_NUM >= 160000
+void
+ExceptionalCondition(const char *condition, const char *file, int line)
+#else
 void
 ExceptionalCondition(const char *condition, const char *type, const char *file, int line)
+#endif
 {
 	fprintf(stderr, "%s:%d: %s\n", file, line, condition);
 	abort();
@@ -216,8 +221,13 @@ enlargeStringInfo(StringInfo str, int needed)
 		str->data = repalloc(str->data, str->maxlen *= 2);
 }
 
+#if PG_VERSION_NUM >= 160000
+void
+appendBinaryStringInfo(StringInfo str, const void *data, int len)
+#else
 void
 appendBinaryStringInfo(StringInfo str, const char *data, int len)
+#endif
 {
 	enlargeStringInfo(str, len);
 	memcpy(str->data + str->len, data, len);
