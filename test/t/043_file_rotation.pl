@@ -158,6 +158,23 @@ ok($node->poll_query_until('postgres',
 	'a topic that is too long');
 $node->safe_psql('postgres', "SELECT $api.drop_subscription('long')");
 
+# -- rotated files that cannot be read --------------------------------------------
+
+# What is not to be read is not taken for empty; what only looks like a rotated file is left alone.
+my @odd = map { "$dir/audit.jsonl.$_" } qw(20200131T000000+00 20200131T000000.0+00 20201331T000000+00);
+append_to_file($_, '') foreach @odd;
+chmod 0, $odd[0] or die;
+my $reader = wait_for_worker($node, 'audit');
+$node->safe_psql('postgres', "SELECT pg_terminate_backend($reader, 10000)");
+$node->safe_psql('postgres', events(1));
+ok($node->poll_query_until('postgres',
+		"SELECT last_error ~ 'could not open file .*20200131T000000.00.: Permission denied' FROM $api.subscription_status WHERE name = 'audit'"),
+	'a rotated file that cannot be read is said');
+chmod 0600, $odd[0] or die;
+drained($node, 'audit');
+all_well('audit.jsonl', 'one that can be read again');
+unlink @odd;
+
 # -- killed at each call -----------------------------------------------------------
 
 # Starts the server with the library that kills.

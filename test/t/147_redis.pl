@@ -15,6 +15,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../lib";
 
+use IO::Socket::INET;
 use IPC::Run ();
 use JSON::PP;
 use OrderIdempotency::Broker;
@@ -22,6 +23,7 @@ use OrderIdempotency::Drain;
 use OrderIdempotency::Node;
 use OrderIdempotency::Proxy;
 use OrderIdempotency::Redis;
+use POSIX ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
@@ -397,6 +399,57 @@ $node->safe_psql('postgres', "ALTER SERVER local OPTIONS (SET host '$socket')");
 write_events('local', 20);
 drained($node, 'local');
 is($local->ask('-n', '3', 'XLEN', 'local'), 20, 'by a Unix socket, into another database');
+
+# Where nobody is, or somebody who is no Redis: said, and tried again.  An IPv4 address in the form of
+# IPv6 is judged as what it is.
+sub moved
+{
+	my ($options, $error, $what) = @_;
+
+	$node->safe_psql('postgres', "ALTER SERVER local OPTIONS ($options)");
+	write_events('local', 1);
+	$node->safe_psql('postgres', "SELECT $api.resume_subscription('local')");
+	wait_for_error('local', $error, $what);
+	return;
+}
+
+# The port of a server that answers whatever it is told with the same.
+my @imitating;
+
+sub start_imitation
+{
+	my ($answer) = @_;
+	my $listen = IO::Socket::INET->new(Listen => 5, LocalAddr => '127.0.0.1') or die "could not listen: $!";
+	my $port = $listen->sockport;
+	my $pid = fork // die "could not fork: $!";
+
+	if ($pid)
+	{
+		push @imitating, $pid;
+		return $port;
+	}
+	local $SIG{PIPE} = 'IGNORE';
+	while (my $client = $listen->accept)
+	{
+		sysread $client, my $said, 4096;
+		print {$client} $answer;
+	}
+	POSIX::_exit(0);
+}
+
+END { kill 'KILL', @imitating if @imitating }
+
+moved("SET host '$socket-away'", 'no connection to Redis at "[^"]*-away": No such file', 'no socket of that name');
+moved("SET host 'nowhere.invalid'", 'no connection to Redis at nowhere.invalid port 1: ', 'no host of that name');
+moved("SET host '::1', ADD allow_addresses '127.0.0.0/8,fd00::/8'", '::1 port 1: address is not among those', 'an IPv6 address that is not allowed');
+moved("SET host '::ffff:127.0.0.1', SET allow_addresses '::/0'", 'ffff:127.0.0.1 port 1: address is not among', 'nor an IPv4 address in its form, by a network of IPv6');
+my $other = start_imitation("SSH-2.0-imitation\r\n");
+my $endless = start_imitation('$30000000' . "\r\n" . 'x' x 20_000_000);
+moved("SET host '127.0.0.1', DROP allow_addresses, SET port '$other'", "port $other: Protocol error", 'an answer that is none of a Redis');
+moved("SET port '$endless', SET timeout '25000'", "port $endless: answer is too long", 'an answer without end is not kept');
+$node->safe_psql('postgres', "ALTER SERVER local OPTIONS (SET host '$socket'); SELECT $api.resume_subscription('local')");
+drained($node, 'local');
+is($local->ask('-n', '3', 'XLEN', 'local'), 26, 'what waited is there once');
 
 # A Redis that is silent does not hold up anybody.
 $proxy->tell('hole');
