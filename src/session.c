@@ -35,46 +35,16 @@ static const Setting safe_settings[] = {
 	{"synchronous_commit", "on"},
 };
 
-/* what makes plans the same whatever the statistics are */
-static const Setting plan_settings[] = {
-	{"enable_bitmapscan", "off"},
-	{"enable_hashjoin", "off"},
-	{"enable_indexscan", "on"},
-	{"enable_material", "off"},
-	{"enable_mergejoin", "off"},
-	{"enable_nestloop", "on"},
-	{"enable_seqscan", "off"},
-	{"enable_sort", "off"},
-	{"plan_cache_mode", "force_generic_plan"},
-};
-
 /*
- * Override what the role's or the database's settings say.
- */
-static void
-override(const Setting *settings, int n)
-{
-	for (int i = 0; i < n; i++)
-		SetConfigOption(settings[i].name, settings[i].value,
-						PGC_SUSET, PGC_S_OVERRIDE);
-}
-
-/*
- * Called once a process has connected.
+ * Called once a process has connected: override what the role's or the database's
+ * settings say.
  */
 void
 oi_session_settle(void)
 {
-	override(safe_settings, lengthof(safe_settings));
-}
-
-/*
- * For a process that runs no queries but ours.
- */
-void
-oi_session_fix_plans(void)
-{
-	override(plan_settings, lengthof(plan_settings));
+	for (size_t i = 0; i < lengthof(safe_settings); i++)
+		SetConfigOption(safe_settings[i].name, safe_settings[i].value,
+						PGC_SUSET, PGC_S_OVERRIDE);
 }
 
 /*

@@ -9,7 +9,6 @@
 #define OI_SESSION_H
 
 extern void oi_session_settle(void);
-extern void oi_session_fix_plans(void);
 extern bool oi_session_interrupts(void);
 
 #endif							/* OI_SESSION_H */
