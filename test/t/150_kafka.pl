@@ -233,6 +233,16 @@ try_soon('tls');
 drained($node, 'tls');
 once_in_order('tls', ['tls'], 'with TLS');
 
+# A file of certificates that is not there: said, and looked for again.
+$node->safe_psql('postgres', qq(ALTER SERVER tls OPTIONS (SET "ssl.ca.location" '$certificate.away')));
+emit_all(event('tls', 'unfounded', '{}'));
+ok(poll($node, 'postgres', "SELECT last_error ~ 'could not make a handle of librdkafka: .*ssl.ca.location' FROM $api.subscription_status WHERE name = 'tls'"),
+	'a file of certificates that is not there');
+$node->safe_psql('postgres', qq(ALTER SERVER tls OPTIONS (SET "ssl.ca.location" '$certificate')));
+try_soon('tls');
+drained($node, 'tls');
+once_in_order('tls', ['tls'], 'when it is there again');
+
 # A certificate of the client's, whose key has a password.
 $node->safe_psql('postgres', $_) foreach qq(CREATE USER MAPPING FOR CURRENT_USER SERVER tls OPTIONS ("ssl.key.password" '$canary')),
   qq(ALTER SERVER tls OPTIONS (ADD exactly_once 'off', ADD "ssl.certificate.location" '$client', ADD "ssl.key.location" '$client_key'));
