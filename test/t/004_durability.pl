@@ -22,10 +22,11 @@ use OrderIdempotency::Sessions;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-# Nothing but commits may flush: no checkpoint, no full WAL buffers.
+# Nothing but commits may flush: no checkpoint, no full WAL buffers, and not the WAL writer, which 0 for
+# wal_writer_flush_after has every commit wake since 17.
 my $node = new_node('durability', conf => <<~'CONF');
 	wal_writer_delay = '10s'
-	wal_writer_flush_after = 0
+	wal_writer_flush_after = '1GB'
 	wal_buffers = '64MB'
 	checkpoint_timeout = '1h'
 	max_wal_size = '4GB'
