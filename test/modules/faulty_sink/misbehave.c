@@ -342,9 +342,8 @@ misbehave_at_end(OiSinkEvent *events, int n)
 	{
 		MemoryContext lost = AllocSetContextCreate(TopMemoryContext, "lost", ALLOCSET_SMALL_SIZES);
 
-		/* a server with assertions takes no deletion of the context in use */
-		MemoryContextDelete(lost);
 		MemoryContextSwitchTo(lost);
+		MemoryContextDelete(lost);
 		lose_context = false;
 	}
 }
