@@ -357,10 +357,15 @@ def make(names, directory):
             left_out[name] = f"{missing} is not installed"
             continue
         made.append(KINDS[name](directory))
-    for broker in made:
-        broker.launch()
-    for broker in made:
-        if broker.process is not None:
-            broker.wait()
-        broker.prepare()
+    try:
+        for broker in made:
+            broker.launch()
+        for broker in made:
+            if broker.process is not None:
+                broker.wait()
+            broker.prepare()
+    except BaseException:
+        for broker in made:
+            broker.stop()
+        raise
     return made, left_out
