@@ -66,17 +66,18 @@ def attempts(run, tally):
                 tally.check(second > first, f"{scope}/{key}: attempt {second} after {first} "
                             f"({call.where})", call.t1)
             if second == first + 1 and not given_back(calls, first):
-                until = lease_end(calls, before, first)
+                until = lease_end(calls, before, call)
                 tally.check(call.t1 >= until - SLACK,
                             f"{scope}/{key}: attempt {second} within the lease of {first} "
                             f"({call.where})", call.t1)
 
 
-def lease_end(calls, win, attempt):
-    """Until when an attempt was safe, at the least."""
+def lease_end(calls, win, later):
+    """Until when an attempt was safe before a later one had the key, at the least.  What is
+    extended after that is of another time: a key that was let go of begins with 1 again."""
     extended = [c.t0 + seconds(c.args["lease"]) for c in calls
                 if c.name == "extend_key" and c.done and c.outcome == "extended"
-                and c.args.get("attempt") == attempt]
+                and c.t0 < later.t1 and c.args.get("attempt") == win.answer.get("attempt")]
     return max([win.t0 + seconds(win.args["lease"]), *extended])
 
 

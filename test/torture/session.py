@@ -184,13 +184,15 @@ class Transaction:
         self._send(f"PREPARE TRANSACTION '{gid}'")
         del self.session.orphans[gid]
         time.sleep(self.step.pause * 0.1)
+        unsure = False
         for _ in range(200):            # somebody has to, whatever happens
             try:
                 self.session.get().execute(finishing(gid))
                 break
             except (psycopg.Error, Lost) as error:
                 if isinstance(error, psycopg.errors.UndefinedObject):
-                    break               # done by the attempt whose answer was lost
+                    unsure = True       # done by the attempt whose answer was lost, or about
+                    break               # to be: the standby need not have it
                 if isinstance(error, Lost) or is_lost(error, self.session.connection):
                     self.session.drop()
                 time.sleep(0.1)
@@ -198,6 +200,8 @@ class Transaction:
             self.settled = False
         if decision == "rollback":
             self.finish(False)
+        elif unsure:
+            self.finish(None)
 
     def finish(self, committed):
         """Write the lines."""

@@ -384,6 +384,27 @@ class Events(Damage):
         lines.append({"t": 600.0, "sink": "file", "cut": lines[-2]["pos"]})
         self.expect(delivered=2)
 
+    def test_lease_of_another_time(self):
+        """The key was let go of, and attempt 1 of its next time extends its lease."""
+        self.story.claim("l-9", 1, lease=3.0)
+        self.story.now += 5
+        self.story.claim("l-9", 2, lease=3.0)
+        self.story.now += 2000
+        self.story.claim("l-9", 1, lease=3.0)
+        self.story.call("extend_key", {"key": "l-9", "scope": "work", "attempt": 1, "lease": "3.0 s"},
+                        {"extend_key": "extended"})
+        self.story.complete("l-9", 1, {"by": 1})
+        self.expect()
+
+    def test_lease_that_was_extended(self):
+        """Another one has it all the same."""
+        self.story.claim("l-9", 1, lease=3.0)
+        self.story.call("extend_key", {"key": "l-9", "scope": "work", "attempt": 1, "lease": "30.0 s"},
+                        {"extend_key": "extended"})
+        self.story.now += 5
+        self.story.claim("l-9", 2, lease=3.0)
+        self.expect(attempts=1)
+
     def test_ghost(self):
         """An event of a transaction that was rolled back, at one sink."""
         ghost = stories.Event(self.story, "order.created", "o-back", {"key": "o-back"}, 1)
