@@ -54,8 +54,11 @@ class Receiver(socketserver.StreamRequestHandler):
         while (field := self.rfile.readline().decode("latin-1").rstrip("\r\n")):
             name, _, value = field.partition(":")
             headers.setdefault(name.strip().lower(), value.strip())
-        body = self.rfile.read(int(headers.get("content-length", 0))).decode("utf-8")
-        return line.split(), headers, body
+        length = int(headers.get("content-length", 0))
+        body = self.rfile.read(length)
+        if len(body) < length:      # the sender is gone, or was cut off
+            return None
+        return line.split(), headers, body.decode("utf-8")
 
     def one_request(self):
         request = self.read_request()

@@ -22,7 +22,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):          # pylint: disable=invalid-name
         """An event."""
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        length = int(self.headers.get("Content-Length", -1))
+        body = self.rfile.read(max(length, 0))
+        if len(body) != length:     # the connection broke off within the request, or its headers
+            self.close_connection = True
+            return
         headers = {name.lower(): value for name, value in self.headers.items()}
         if self.server.refuses(headers.get("ce-id", "")):
             self.answer(503)

@@ -592,6 +592,18 @@ class End(Damage):
         self.story.server_log.append("LOG:  server process (PID 1) was terminated by signal 11")
         self.expect(server_log=1)
 
+    def test_internal_error(self):
+        """An error that should not be."""
+        self.story.server_log.append("2026-11-22 [1] XX000 torture torture a: ERROR:  no such block")
+        self.expect(server_log=1)
+
+    def test_reindex_killed(self):
+        """The next REINDEX CONCURRENTLY finds what one left that was killed."""
+        self.story.server_log.append(
+            "2026-11-22 [1] XX002 torture torture control: WARNING:  cannot reindex invalid index "
+            '"pg_toast.pg_toast_16563_index_ccnew" concurrently, skipping')
+        self.expect()
+
     def test_killed_by_the_run(self):
         """That is what it does."""
         self.story.server_log.append("LOG:  server process (PID 1) was terminated by signal 9")
