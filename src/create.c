@@ -155,7 +155,8 @@ typedef struct Creation
 
 /*
  * The effects of a creation.  Called before AFTER triggers fire: one of a
- * user's may go on with the order, and its event must not be the first.
+ * user's may go on with the order, and its event must not be the first.  So
+ * may one on payment_deadlines, which is written last for this.
  */
 static void
 creation_effects(void *arg)
@@ -163,9 +164,9 @@ creation_effects(void *arg)
 	Creation   *creation = arg;
 	OiChange	change = {.call = creation->call,.step = &creation->step};
 
-	insert_deadline(creation->call, &creation->order);
 	change.transition = oi_lifecycle_find(oi_rules(), NULL, NULL);
 	oi_effects(&creation->order, &change);
+	insert_deadline(creation->call, &creation->order);
 }
 
 /* Creates the order.  False: somebody was faster. */

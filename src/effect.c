@@ -99,39 +99,55 @@ event_payload(const OiOrder *order, const OiChange *change)
 	return oi_json_object(members.list, members.n);
 }
 
+/* Writes the event of a change. */
+static void
+append_event(const OiOrder *order, const OiChange *change)
+{
+	OiEvent		event = {
+		.event_id = change->step->event_id,
+		.key = order->key,
+		.version = order->version,
+		.type = cstring_to_text(change->transition->event_type),
+		.created_at = order->changed_at
+	};
+
+	event.payload = event_payload(order, change);
+	event.headers = oi_headers_or_setting(change->call ? change->call->headers : NULL);
+	oi_outbox_append(&event);
+}
+
+/* Writes the movement of money that a change has, if the order has an account. */
+static void
+post_movement(const OiOrder *order, OiEffect effect)
+{
+	OiMovement	movement = {
+		.order_key = order->key,
+		.version = order->version,
+		.effect = effect,
+		.account = order->account,
+		.amount = order->amount,
+		.currency = order->currency,
+		.posted_at = order->changed_at
+	};
+
+	if (effect != OI_EFFECT_NONE && order->account)
+		oi_ledger_post(&movement);
+}
+
 /*
- * Writes the money movement, if the change has one and the order an account,
- * and the event.  order is as it is after the change.
+ * Writes the event of a change, and its movement of money.  order is as it is
+ * after the change.
+ *
+ * The event comes first.  Triggers of users fire on what is written after it, and
+ * one of them may change this order again: the event of that has to have the
+ * higher position.
  */
 void
 oi_effects(const OiOrder *order, const OiChange *change)
 {
-	const OiTransition *transition = change->transition;
-	OiEvent		event;
+	/* the rules' transition lasts only until a table is touched */
+	OiEffect	effect = change->transition->effect;
 
-	/* reads the rules' strings, which last only until a table is touched */
-	event.type = cstring_to_text(transition->event_type);
-
-	if (transition->effect != OI_EFFECT_NONE && order->account)
-	{
-		OiMovement	movement = {
-			.order_key = order->key,
-			.version = order->version,
-			.effect = transition->effect,
-			.account = order->account,
-			.amount = order->amount,
-			.currency = order->currency,
-			.posted_at = order->changed_at
-		};
-
-		oi_ledger_post(&movement);
-	}
-
-	event.event_id = change->step->event_id;
-	event.key = order->key;
-	event.version = order->version;
-	event.payload = event_payload(order, change);
-	event.headers = oi_headers_or_setting(change->call ? change->call->headers : NULL);
-	event.created_at = order->changed_at;
-	oi_outbox_append(&event);
+	append_event(order, change);
+	post_movement(order, effect);
 }
