@@ -150,8 +150,24 @@ typedef struct Creation
 {
 	OiOrder		order;
 	OiStep		step;
+	OiTransition initial;		/* of the lifecycle that the row was made by */
 	const OiOrderCall *call;
 } Creation;
+
+/*
+ * How an order begins, under the lifecycle in force.  A copy: while the row is
+ * stored another lifecycle may come into force, and all of a creation has to
+ * be of one.
+ */
+static OiTransition
+initial_transition(void)
+{
+	OiTransition initial = *oi_lifecycle_find(oi_rules(), NULL, NULL);
+
+	initial.to = pstrdup(initial.to);
+	initial.event_type = pstrdup(initial.event_type);
+	return initial;
+}
 
 /*
  * The effects of a creation.  Called before AFTER triggers fire: one of a
@@ -162,9 +178,12 @@ static void
 creation_effects(void *arg)
 {
 	Creation   *creation = arg;
-	OiChange	change = {.call = creation->call,.step = &creation->step};
+	OiChange	change = {
+		.call = creation->call,
+		.transition = &creation->initial,
+		.step = &creation->step
+	};
 
-	change.transition = oi_lifecycle_find(oi_rules(), NULL, NULL);
 	oi_effects(&creation->order, &change);
 	insert_deadline(creation->call, &creation->order);
 }
@@ -173,14 +192,13 @@ creation_effects(void *arg)
 static bool
 create_order(OiTable *table, const OiOrderCall *call, OiOrderAnswer *answer)
 {
-	const OiTransition *initial = oi_lifecycle_find(oi_rules(), NULL, NULL);
-	Creation	creation = {.call = call};
+	Creation	creation = {.initial = initial_transition(),.call = call};
 	OiOrder    *order = &creation.order;
 	OiStep	   *step = &creation.step;
 	OiThen		then = {.call = creation_effects,.arg = &creation};
 
-	begin_order(call, cstring_to_text(initial->to), order, step);
-	order->money = oi_money_after(OI_MONEY_NONE, initial->effect);
+	begin_order(call, cstring_to_text(creation.initial.to), order, step);
+	order->money = oi_money_after(OI_MONEY_NONE, creation.initial.effect);
 	oi_event_id_generate(&step->event_id, step->at);
 	step->has_event = true;
 

@@ -145,7 +145,7 @@ post_movement(const OiOrder *order, OiEffect effect)
 void
 oi_effects(const OiOrder *order, const OiChange *change)
 {
-	/* the rules' transition lasts only until a table is touched */
+	/* the guard's transition lasts only until a table is touched */
 	OiEffect	effect = change->transition->effect;
 
 	append_event(order, change);
