@@ -42,13 +42,26 @@ typedef struct SentKey
 } SentKey;
 
 /*
- * Callback: is everything there?
+ * The name of the state topic.
+ */
+static const char *
+state_topic_of(const OiSinkState *state)
+{
+	const char *topic = oi_sink_option(state->options, "state_topic");
+
+	return topic ? topic : DEFAULT_STATE_TOPIC;
+}
+
+/*
+ * Callback: is everything there?  A topic without a placeholder is that of all events.
  */
 static const char *
 kafka_check_configured(OiSinkState *state)
 {
 	if (oi_sink_option(state->options, "bootstrap.servers") == NULL)
 		return "option \"bootstrap.servers\" is missing";
+	if (strchr(state->topic, '{') == NULL)
+		return kafka_topic_fault(state->topic, state_topic_of(state));
 	return NULL;
 }
 
@@ -82,14 +95,13 @@ kafka_startup(OiSinkState *state)
 	MemoryContext old = MemoryContextSwitchTo(state->context);
 	KafkaSink  *sink = palloc0(sizeof(KafkaSink));
 	const char *exactly_once = oi_sink_option(state->options, "exactly_once");
-	const char *topic = oi_sink_option(state->options, "state_topic");
 
 	sink->state = state;
 	sink->inbox = kafka_new_inbox(oi_sink_option(state->options, "allow_addresses"));
 	sink->transactions = true;
 	if (exactly_once != NULL)
 		(void) parse_bool(exactly_once, &sink->transactions);
-	sink->state_name = pstrdup(topic ? topic : DEFAULT_STATE_TOPIC);
+	sink->state_name = pstrdup(state_topic_of(state));
 	state->private_data = sink;
 	MemoryContextSwitchTo(old);
 
@@ -175,6 +187,8 @@ send_acknowledged(KafkaSink *sink, const OiSinkEvent *events, int n, bool singly
 	{
 		rd_kafka_resp_err_t code;
 
+		if (events[i].reason != NULL)
+			continue;
 		if (is_elsewhere(sent, &events[i], waits) || singly)
 		{
 			kafka_find_topics(sink);
@@ -196,13 +210,13 @@ send_acknowledged(KafkaSink *sink, const OiSinkEvent *events, int n, bool singly
 }
 
 /*
- * Make outcomes of the answers.  False: some were not delivered.
+ * Make outcomes of the answers.  False: some that were sent were not delivered.
  */
 static bool
 judge_acknowledged(KafkaSink *sink, OiSinkEvent *events, int n, bool *singly)
 {
 	int			rejected = 0;
-	int			delivered = 0;
+	bool		all = true;
 
 	for (int i = 0; i < n; i++)
 		rejected += kafka_verdict(sink->inbox->answers[i]) == KAFKA_REJECTED;
@@ -211,12 +225,14 @@ judge_acknowledged(KafkaSink *sink, OiSinkEvent *events, int n, bool *singly)
 		rd_kafka_resp_err_t answer = sink->inbox->answers[i];
 		KafkaVerdict verdict = kafka_verdict(answer);
 
+		if (events[i].reason != NULL)
+			continue;
 		if (verdict == KAFKA_DELIVERED)
 		{
 			events[i].outcome = OI_SINK_DELIVERED;
-			delivered++;
 			continue;
 		}
+		all = false;
 		if (verdict == KAFKA_UNTRIED || (verdict == KAFKA_REJECTED && rejected > 1 && !*singly))
 			continue;			/* a batch is refused for one in it: which
 								 * one? */
@@ -228,7 +244,7 @@ judge_acknowledged(KafkaSink *sink, OiSinkEvent *events, int n, bool *singly)
 					 verdict == KAFKA_TROUBLE ? kafka_complaint(sink) : "");
 	}
 	*singly = rejected > 1;
-	return delivered == n;
+	return all;
 }
 
 /*
@@ -262,12 +278,16 @@ kafka_deliver(OiSinkState *state, OiSinkEvent *events, int n, TimestampTz deadli
 	{
 		if (sink->producer == NULL)
 			kafka_open(sink, deadline);
-		if (!sink->transactions)
-			deliver_acknowledged(sink, events, n, deadline);
-		else if (is_marked(sink))
+		if (is_marked(sink))
 			kafka_note_delivered(sink, events, n);
 		else
-			kafka_deliver_transaction(sink, events, n, deadline);
+		{
+			kafka_reject_topics(sink, events, n);
+			if (sink->transactions)
+				kafka_deliver_transaction(sink, events, n, deadline);
+			else
+				deliver_acknowledged(sink, events, n, deadline);
+		}
 	}
 	PG_CATCH();
 	{

@@ -17,8 +17,57 @@
 
 #define PREFIX "ce_"
 
+/* bytes of a topic's name, which is that of a directory at the broker */
+#define MOST_TOPIC 249
+
 /* the names of the usual headers */
 static const char *const names[] = OI_HEADERS_NAMES(PREFIX);
+
+/*
+ * Why events cannot go to a topic; NULL: they can.  In the state topic they would be
+ * taken for markers: its records are told apart by their keys, and those of events
+ * are chosen by application roles.
+ */
+const char *
+kafka_topic_fault(const char *topic, const char *state_topic)
+{
+	if (strlen(topic) > MOST_TOPIC)
+		return psprintf("topic is longer than %d bytes", MOST_TOPIC);
+	if (strcmp(topic, state_topic) == 0)
+		return psprintf("topic \"%s\" is the state topic", topic);
+	return NULL;
+}
+
+/*
+ * Set aside an event that is not taken, and those behind it of its key.
+ */
+void
+kafka_set_aside(OiSinkEvent *events, int n, int which, OiSinkOutcome outcome, const char *reason)
+{
+	if (events[which].reason != NULL)
+		return;
+	events[which].outcome = outcome;
+	events[which].reason = reason;
+	for (int i = which + 1; i < n; i++)
+		if (events[i].reason == NULL && strcmp(events[i].key, events[which].key) == 0)
+			events[i].reason = "not sent: one of its key before it was not taken";
+}
+
+/*
+ * Reject the events that cannot go where they are to go.  They are not sent, so
+ * that none of them is the end of a transaction.
+ */
+void
+kafka_reject_topics(const KafkaSink *sink, OiSinkEvent *events, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		const char *fault = kafka_topic_fault(events[i].topic, sink->state_name);
+
+		if (fault != NULL)
+			kafka_set_aside(events, n, i, OI_SINK_REJECTED, fault);
+	}
+}
 
 /*
  * Forget all answers: messages are sent from here on.

@@ -100,6 +100,10 @@ extern void kafka_check_time(const KafkaSink *sink, TimestampTz deadline, const 
 OI_NORETURN extern void kafka_report(const KafkaSink *sink, rd_kafka_error_t *error, const char *what);
 
 /* kafka_message.c */
+extern const char *kafka_topic_fault(const char *topic, const char *state_topic);
+extern void kafka_set_aside(OiSinkEvent *events, int n, int which, OiSinkOutcome outcome,
+							const char *reason);
+extern void kafka_reject_topics(const KafkaSink *sink, OiSinkEvent *events, int n);
 extern void kafka_begin_round(KafkaSink *sink);
 extern rd_kafka_resp_err_t kafka_send(KafkaSink *sink, const OiSinkEvent *event, int index);
 extern rd_kafka_resp_err_t kafka_send_own(KafkaSink *sink, const char *key, const char *value);

@@ -172,18 +172,14 @@ is_own_fault(rd_kafka_resp_err_t answer)
 }
 
 /*
- * Set aside the event that an answer is about, and those behind it of its key.
+ * Set aside the event that an answer is about.
  */
 static void
 set_aside(OiSinkEvent *events, int n, int which, rd_kafka_resp_err_t answer)
 {
-	if (events[which].reason != NULL)
-		return;
-	events[which].outcome = kafka_verdict(answer) == KAFKA_REJECTED ? OI_SINK_REJECTED : OI_SINK_RETRY;
-	events[which].reason = psprintf("Kafka: %s", rd_kafka_err2str(answer));
-	for (int i = which + 1; i < n; i++)
-		if (events[i].reason == NULL && strcmp(events[i].key, events[which].key) == 0)
-			events[i].reason = "not sent: one of its key before it was not taken";
+	kafka_set_aside(events, n, which,
+					kafka_verdict(answer) == KAFKA_REJECTED ? OI_SINK_REJECTED : OI_SINK_RETRY,
+					psprintf("Kafka: %s", rd_kafka_err2str(answer)));
 }
 
 /*

@@ -4,7 +4,8 @@
 # options can say.
 #
 # Bugs that this catches: a message that was refused taken for delivered, or taking
-# others along; one sent although an earlier one of its key was refused; what an aborted
+# others along; one sent although an earlier one of its key was refused; an event among the markers of
+# the state topic; a topic too long for Kafka that holds up all; what an aborted
 # transaction had seen by a consumer that reads what is committed; an event without a
 # payload that ends its key in a compacted topic; a secret in a message.
 
@@ -43,12 +44,13 @@ my $kafka = OrderIdempotency::Kafka->new($node->basedir . '/kafka', sasl => { sh
 	CONF
 
 # A server of the sink, and a subscription to it.  Options: server and mapping, more
-# options; topic; options, of the subscription.
+# options; topic; types, and options, of the subscription.
 sub create_kafka
 {
 	my ($name, %opt) = @_;
 	my $server = $opt{server} ? ", $opt{server}" : '';
 	my $servers = $opt{servers} // $kafka->servers;
+	my $types = join ', ', map { "'$_'" } @{ $opt{types} // [ "$name.event", "$name.other" ] };
 	my $options = $opt{options} // '{"backoff_min": 50, "backoff_max": 200, "max_attempts": 1000}';
 
 	$node->safe_psql('postgres',
@@ -56,7 +58,7 @@ sub create_kafka
 	$node->safe_psql('postgres',
 		"CREATE USER MAPPING FOR CURRENT_USER SERVER $name OPTIONS ($opt{mapping})") if $opt{mapping};
 	$node->safe_psql('postgres',
-		"SELECT $api.create_subscription('$name', '$name', ARRAY['$name.event', '$name.other'], '$opt{topic}', '$options')");
+		"SELECT $api.create_subscription('$name', '$name', ARRAY[$types], '$opt{topic}', '$options')");
 	wait_for_worker($node, $name);
 	return;
 }
@@ -184,10 +186,57 @@ foreach my $mode ('transactions', 'acks')
 		except => '^(broker|options)', repeats => $mode eq 'acks');
 	is(join(' ', map { "$_->{key}: $_->{payload}" } grep { $_->{key} =~ /^(broker|options)/ }
 			$kafka->records("shop.$mixed.event")), 'broker: {} options: {}', "$mode: and what was behind dead ones");
+
+	# Events whose types make a state topic of the topic, one of them like what a server on a later timeline writes at its start;
+	# and names that are too long, for the broker and for librdkafka.
+	my $strange = "strange_$mode";
+	my @long = map { '/' x $_ } 70, 130;
+	$kafka->create_topic("shop.$strange.event");
+	$kafka->create_topic("shop.$strange.other") if $mode eq 'acks';    # else the sink makes it
+	create_kafka($strange, server => $server . ($server ? ', ' : '') . "state_topic 'shop.$strange.other'",
+		topic => 'shop.{type}', types => [ "$strange.event", "$strange.other", @long ]);
+	my $start = $node->safe_psql('postgres', <<~"SQL");
+		SELECT i.id || '.' || d.oid || '.' || s.id || '.start' FROM $api.installation i, $api.subscriptions s, pg_database d
+		WHERE s.name = '$strange' AND datname = current_database()
+		SQL
+	emit_all(event($strange, 'before', '{}'),
+		event($strange, $start, '{"number": 1, "timeline": 4294967295}', type => "$strange.other"),
+		event($strange, $start, '{}'),
+		(map { event($strange, 'long-' . length $_, '{}', type => $_) } @long),
+		event($strange, 'after', '{}'));
+	ok(poll($node, 'postgres', <<~"SQL"), "$mode: events whose topic cannot be one of events are dead")
+		SELECT string_agg(reason, ', ' ORDER BY position) =
+			'topic "shop.$strange.other" is the state topic, topic is longer than 249 bytes, topic is longer than 249 bytes'
+		FROM $api.dead_letters WHERE subscription = '$strange'
+		SQL
+	  or diag($node->safe_psql('postgres', "SELECT * FROM $api.subscription_status WHERE name = '$strange'"));
+	$node->safe_psql('postgres', "SELECT $api.discard('$strange', everything => true)");
+	$node->safe_psql('postgres', "ALTER SERVER $strange OPTIONS (ADD \"client.id\" 'anew')");
+	emit_all(event($strange, $start, '{}'));
+	drained($node, $strange);
+	is(join(' ', sort map { $_->{key} =~ s/\Q$start\E/it/r } $kafka->records("shop.$strange.event")),
+		'after before it it', "$mode: the others are there, and it starts anew");
+	is(scalar(grep { $_->{headers}{ce_id} } $kafka->records("shop.$strange.other")), 0,
+		"$mode: no event is in the state topic");
 }
 
 # The state topic was made as it has to be.
 is($kafka->admin('describe', 'order_idempotency'), '1 compact', 'the state topic is compacted');
+
+# A topic that is that of all events, and cannot be: nothing is sent, and nothing is dead.
+create_kafka($_->[0], topic => $_->[1]) foreach [ 'own', 'order_idempotency' ], [ 'long', 'x' x 250 ];
+emit_all(event('own', 'key', '{}'), event('long', 'key', '{}'));
+ok(poll($node, 'postgres', <<~"SQL"), 'a topic that cannot be one of events is said');
+	SELECT string_agg(last_error, ', ' ORDER BY name) = 'server "long" is not configured: topic is longer than 249 bytes, '
+		'server "own" is not configured: topic "order_idempotency" is the state topic'
+	FROM $api.subscription_status WHERE name IN ('own', 'long')
+	SQL
+$node->safe_psql('postgres', "SELECT $api.drop_subscription('long')");
+$node->safe_psql('postgres', "ALTER SERVER own OPTIONS (ADD state_topic 'states_of_own')");
+$kafka->create_topic('order_idempotency_events');
+$node->safe_psql('postgres', "SELECT $api.alter_subscription('own', topic => 'order_idempotency_events')");
+drained($node, 'own');
+once_in_order('own', ['order_idempotency_events'], 'with another topic');
 
 # SASL, and what a user may do.
 $kafka->create_topic("allowed.$_", partitions => 1) foreach qw(one two);
