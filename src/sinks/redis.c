@@ -228,6 +228,7 @@ redis_deliver(OiSinkState *state, OiSinkEvent *events, int n, TimestampTz deadli
 	int			done;
 
 	sink->making = state->token;
+	redis_part_reject(events, n);
 	done = redis_deliver_transactions(sink, state, events, n, deadline);
 	for (; done < n && GetCurrentTimestamp() < deadline; done += part.n)
 	{

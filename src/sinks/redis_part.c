@@ -40,15 +40,22 @@
 /* what the script says of an event */
 #define LETTERS "abdnowx"
 
-/* what an event takes beside its payload, roughly */
+/* what an event takes beside its payload, and each of its headers, roughly */
 #define EVENT_BYTES 600
+#define HEADER_BYTES 64
+
+/* The script hands all fields of an event to XADD at once, as Lua does with fewer than
+ * 8000 values.  The attributes take some of them, and a header two. */
+#define MOST_HEADERS 3900
+
+#define BEHIND "an event of its key before it was not delivered"
 
 /*
  * KEYS: the books, then streams.  ARGV: session, delivery, "1" if this is its end,
  * maxlen or nothing, the last position, how many events; and for each event
  * the number of its stream, its index, its id in the stream, how many arguments
- * follow, and those: field "id" first, "subject", which is the key, second.  None: one of
- * its key was refused in an earlier step.
+ * follow, and those: field "id" first, "subject", which is the key, second.  None: it is
+ * not to be tried, or one of its key was refused in an earlier step.
  *
  * Answers: "fenced"; "gone", stream, id; "error", text; or "ok", a letter for
  * each event, and for those that are n, o or w a text.
@@ -161,7 +168,7 @@ redis_part_cut(RedisPart *part, OiSinkState *state, OiSinkEvent *events, int n, 
 	{
 		const OiSinkEvent *event = &events[part->n];
 
-		bytes += EVENT_BYTES + (event->payload ? strlen(event->payload) : 0);
+		bytes += EVENT_BYTES + event->nheaders * HEADER_BYTES + (event->payload ? strlen(event->payload) : 0);
 		if (part->n > 0 && bytes > MOST_BYTES)
 			break;
 		part->stream[part->n] = stream = number_of(part, stream_of(state, event), stream);
@@ -234,6 +241,28 @@ bar(RedisPart *part, const char *key)
 }
 
 /*
+ * Reject the events that the script could not do, and would fail of as a whole.  Those
+ * behind them of their keys wait.
+ */
+void
+redis_part_reject(OiSinkEvent *events, int n)
+{
+	RedisPart	all = {0};
+
+	for (int i = 0; i < n; i++)
+	{
+		if (events[i].nheaders > MOST_HEADERS)
+		{
+			events[i].outcome = OI_SINK_REJECTED;
+			events[i].reason = psprintf("event has more than %d headers", MOST_HEADERS);
+			bar(&all, events[i].key);
+		}
+		else if (is_barred(&all, events[i].key))
+			events[i].reason = BEHIND;
+	}
+}
+
+/*
  * Append an event; returns how many arguments that was.
  */
 static int
@@ -244,7 +273,7 @@ append_event(StringInfo out, const RedisPart *part, int i, StringInfo scratch)
 	int			nargs = 0;
 
 	resetStringInfo(scratch);
-	if (!is_barred(part, event->key))
+	if (event->reason == NULL && !is_barred(part, event->key))
 		nargs = redis_part_append_fields(scratch, part->state, event);
 	snprintf(id, sizeof(id), INT64_FORMAT "-%d", part->state->token.number, event->index);
 	redis_append_number(out, part->stream[i] + 2);
@@ -301,7 +330,7 @@ why_not(const RedisPart *part, int i, char code, const char *text)
 	switch (code)
 	{
 		case 'b':
-			return pstrdup("an event of its key before it was not delivered");
+			return pstrdup(BEHIND);
 		case 'x':
 			return pstrdup("it was refused in an attempt before");
 		case 'w':
@@ -349,7 +378,8 @@ redis_part_read(RedisPart *part, const redisReply * reply)
 			event->outcome = OI_SINK_DELIVERED;
 		else
 		{
-			event->reason = why_not(part, i, codes[i], explained ? text_at(reply, detail) : "");
+			if (event->reason == NULL)
+				event->reason = why_not(part, i, codes[i], explained ? text_at(reply, detail) : "");
 			bar(part, event->key);
 		}
 		detail += explained;

@@ -64,6 +64,7 @@ extern char *redis_token(const OiSinkState *state);
 
 /* in redis_part.c */
 extern void redis_part_cut(RedisPart *part, OiSinkState *state, OiSinkEvent *events, int n, int most);
+extern void redis_part_reject(OiSinkEvent *events, int n);
 extern void redis_part_append(const RedisPart *part, const RedisSink *sink, StringInfo out);
 extern int	redis_part_append_fields(StringInfo out, const OiSinkState *state, const OiSinkEvent *event);
 extern bool redis_part_read(RedisPart *part, const redisReply * reply);

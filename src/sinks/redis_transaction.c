@@ -284,6 +284,9 @@ open_transaction(Transaction *transaction, RedisSink *sink, OiSinkState *state,
 	redis_part_cut(part, state, events + from, n - from, sink->max_events);
 	if (part->nstreams > MOST_STREAMS)
 		return false;
+	for (int i = 0; i < part->n; i++)
+		if (part->events[i].reason != NULL)
+			return false;
 	send_opening(sink, part, from > 0 ? &events[from - 1] : NULL);
 	return true;
 }

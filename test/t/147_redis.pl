@@ -7,7 +7,8 @@
 # Bugs that this catches, planted and seen to fail: an answer that did not come taken for one that
 # the event is not there; a refusal taken for "delivered" without a look at what is there; another
 # id on each attempt; an old connection that may still write; an entry that a consumer has
-# removed sent again; a script that writes although the books are gone.
+# removed sent again; a script that writes although the books are gone; an event with so many headers that
+# the script fails.
 
 use strict;
 use warnings;
@@ -252,6 +253,34 @@ ok($node->poll_query_until('postgres', "SELECT count(*) > 0 AND bool_and(reason 
 $redis->ask('DEL', 'm.mixed.bad');
 drained($node, 'mixed');
 stream_is_right($node, $redis, "m.mixed.$_", "mixed.$_", "stream m.mixed.$_, after it was made good") foreach qw(good bad);
+
+# An event that the script could not do: it is dead, alone and among many; those behind it of its key wait.
+create_redis('headers', $redis->port);
+foreach ([ 'few', 3 ], [ 'many', 100 ])
+{
+	my ($round, $n) = @$_;
+
+	$node->safe_psql('postgres', <<~"SQL");
+		WITH h AS (SELECT n, (SELECT jsonb_object_agg('h' || i, 'x') FROM generate_series(1, n) i) AS headers
+				   FROM unnest(ARRAY[3900, 3901, 10000]) n),
+			 e AS (SELECT headers, '$round-' || n AS key, 0 AS step FROM h
+				   UNION ALL SELECT NULL, '$round-' || n, 1 FROM h
+				   UNION ALL SELECT NULL, '$round-other-' || i, 2 FROM generate_series(1, $n) i
+				   ORDER BY step, key)
+		SELECT count($api.emit_event('headers.event', key, NULL, headers)) FROM e
+		SQL
+	ok($node->poll_query_until('postgres', <<~"SQL"), "headers, $round: too many are rejected")
+		SELECT string_agg(key || ': ' || reason, ', ' ORDER BY key) =
+			'$round-10000: event has more than 3900 headers, $round-3901: event has more than 3900 headers'
+		FROM $api.dead_letters WHERE subscription = 'headers'
+		SQL
+	  or diag($node->safe_psql('postgres', "SELECT last_error FROM $api.subscription_status WHERE name = 'headers'"));
+	$node->safe_psql('postgres', "SELECT $api.discard('headers', everything => true)");
+	drained($node, 'headers');
+	is(join(' ', map { $_->{field}{subject} } grep { $_->{field}{subject} =~ /^$round-\d/ } $redis->entries('headers')) =~
+		s/\b(\S+-10000 \S+-3901|\S+-3901 \S+-10000)$/both/r, "$round-3900 $round-3900 both", "headers, $round: all others are there");
+}
+is($redis->ask('XLEN', 'headers'), 4 + 3 + 4 + 100, 'once each');
 
 # Another writer.
 create_redis('shared', $redis->port, subscription => '{"backoff_min": 10, "backoff_max": 100, "max_attempts": 1000}');
