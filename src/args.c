@@ -4,7 +4,7 @@
  *		Arguments of the SQL functions, checked.
  *
  * 22004 for a null that may not be, 22001 for a text that is too long, 54000
- * for JSON over max_payload, 22023 for everything else.
+ * for JSON over max_payload or with too long a text, 22023 for everything else.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,6 +15,7 @@
 
 #include "args.h"
 #include "guc.h"
+#include "jsonb_text.h"
 #include "ledger.h"
 
 /* Raises 22004 for a null. */
@@ -51,10 +52,11 @@ oi_arg_text(FunctionCallInfo fcinfo, int n, const char *name, int max,
 	return value;
 }
 
-/* A jsonb of at most max_payload bytes, NULL for null. */
+/* A jsonb of at most max_payload bytes and with a text that can be made; NULL for null. */
 Jsonb *
 oi_arg_jsonb(FunctionCallInfo fcinfo, int n, const char *name)
 {
+	Jsonb	   *value;
 	Size		size;
 
 	if (PG_ARGISNULL(n))
@@ -67,7 +69,14 @@ oi_arg_jsonb(FunctionCallInfo fcinfo, int n, const char *name)
 				 errdetail("It has %zu bytes; order_idempotency.max_payload is %d.",
 						   size, oi_max_payload),
 				 errhint("Store large data elsewhere, and refer to it.")));
-	return PG_GETARG_JSONB_P(n);
+	value = PG_GETARG_JSONB_P(n);
+	if (!oi_jsonb_text_fits(value))
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("%s is too large", name),
+				 errdetail("As text it has about %d bytes or more.", oi_jsonb_text_most(value)),
+				 errhint("Pass numbers of very many digits as strings, or leave them out.")));
+	return value;
 }
 
 /* An amount in minor units, zero or more. */

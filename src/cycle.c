@@ -211,31 +211,15 @@ choose(OiBatch *batch)
 }
 
 /*
- * Dead events are told of in the log, once for each delivery.
- */
-static void
-report_dead(const OiVerdict *verdict)
-{
-	if (verdict->dead > 0)
-		ereport(WARNING,
-				(errcode(ERRCODE_FDW_ERROR),
-				 errmsg_plural("%d event of subscription \"%s\" became a dead letter: %s",
-							   "%d events of subscription \"%s\" became dead letters, the first: %s",
-							   verdict->dead, verdict->dead, oi_worker.sub->name,
-							   verdict->reason),
-				 errhint("See view order_idempotency.dead_letters; use redrive() or discard().")));
-}
-
-/*
  * Events failed, and nothing was delivered, or there is no room: should they be
- * left where they are?
+ * left where they are?  Unfit ones say nothing of the receiver.
  */
 static bool
-keeps_in_batch(const OiVerdict *verdict, const OiBatch *batch)
+keeps_in_batch(const OiVerdict *verdict, const OiBatch *batch, bool unfit)
 {
 	if (batch->failed || verdict->keys == 0)
 		return false;
-	if (verdict->delivered == 0 && oi_breaker_trips(&oi_worker.breaker, verdict->keys))
+	if (!unfit && verdict->delivered == 0 && oi_breaker_trips(&oi_worker.breaker, verdict->keys))
 		return true;
 	return oi_held_count(&oi_worker.held) + verdict->new_keys > oi_worker.sub->max_parked_keys;
 }
@@ -246,7 +230,7 @@ keeps_in_batch(const OiVerdict *verdict, const OiBatch *batch)
 static void
 settle(OiBatch *batch, const OiDelivery *delivery)
 {
-	bool		probe = oi_worker.breaker.open;
+	bool		probe = oi_worker.breaker.open && !delivery->unfit;
 	OiVerdict	verdict = oi_judge(oi_worker.sub, batch, delivery, &oi_worker.held,
 								   probe, oi_now());
 	OiTally		tally = {.delivered = verdict.delivered,.retried = verdict.parked};
@@ -256,7 +240,7 @@ settle(OiBatch *batch, const OiDelivery *delivery)
 		oi_breaker_success(&oi_worker.breaker, oi_worker.sub->batch_size);
 		oi_worker.error[0] = '\0';
 	}
-	if (keeps_in_batch(&verdict, batch))
+	if (keeps_in_batch(&verdict, batch, delivery->unfit))
 	{
 		oi_judge_reopen(batch, delivery);
 		tally.retried = 0;
@@ -270,9 +254,9 @@ settle(OiBatch *batch, const OiDelivery *delivery)
 	else if (verdict.keys > 0)
 		note_failure(verdict.reason, verdict.delivered == 0);
 
-	if (delivery->n > 0)
+	if (delivery->n > 0 && !delivery->unfit)
 		oi_intent_note_settled(&oi_worker.cursor, batch);
-	report_dead(&verdict);
+	oi_judge_report_dead(oi_worker.sub, &verdict);
 	if (!batch->failed)
 		oi_drain_advance(&oi_worker.cursor, batch);
 	record(&tally, batch);
@@ -290,6 +274,12 @@ deliver(OiBatch *batch)
 
 	MemoryContextSwitchTo(oi_worker.cycle_context);
 	oi_judge_set_aside(batch, &oi_worker.held);
+	delivery = oi_judge_choose_unfit(batch);
+	if (delivery != NULL)
+	{
+		settle(batch, delivery);
+		return;
+	}
 	if (oi_judge_has_open(batch))
 		how = oi_handover(NULL, &error);
 	if (how == OI_HANDOVER_ANSWERED)

@@ -122,6 +122,8 @@ typedef struct OiEventInfo
 	int			index;			/* in the delivery of the cursor's token, or
 								 * OI_NO_INDEX */
 	const char *reason;			/* of parked and dead */
+	const char *unfit;			/* why it cannot be handed to any sink, or
+								 * NULL */
 	TimestampTz next_at;		/* of parked */
 } OiEventInfo;
 

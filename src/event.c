@@ -21,6 +21,9 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
+/* an event that cannot be handed over is the only one of its batch */
+StaticAssertDecl(OI_JSONB_TEXT > OI_SINK_MAX_BYTES, "a long text must fill a batch");
+
 /* of a UUID as text, the zero at its end included */
 #define UUID_TEXT 37
 
@@ -100,15 +103,19 @@ uuid_text(const pg_uuid_t *id)
 }
 
 /*
- * The payload, in UTF-8; returns how many bytes it is.  "json" is room to write
- * it in first.
+ * The payload, in UTF-8; returns how many bytes were made of it.  "json" is room to
+ * write it in first.  Without one, for its length, the event is unfit for any sink.
  */
 static int
-fill_payload(OiSinkEvent *event, Jsonb *payload, StringInfo json)
+fill_payload(OiSinkEvent *event, OiEventInfo *info, Jsonb *payload, StringInfo json)
 {
+	int			most = oi_jsonb_text_most(payload);
+
 	resetStringInfo(json);
-	oi_jsonb_append(json, payload);
-	event->payload = oi_utf8_from_server(json->data, json->len);
+	if (oi_jsonb_append(json, payload, most))
+		event->payload = oi_utf8_from_server(json->data, json->len);
+	else
+		info->unfit = psprintf("payload has more than %d bytes as text", most);
 
 	return json->len;
 }
@@ -142,7 +149,7 @@ oi_event_fill(OiSinkEvent *event, OiEventInfo *info, const OiEventRow *row, Stri
 		bytes += VARSIZE(headers);
 	}
 	if (!row->nulls[OI_EVENT_PAYLOAD])
-		bytes += fill_payload(event, DatumGetJsonbP(row->values[OI_EVENT_PAYLOAD]), json);
+		bytes += fill_payload(event, info, DatumGetJsonbP(row->values[OI_EVENT_PAYLOAD]), json);
 
 	info->key = GetDatabaseEncoding() == PG_UTF8 ? event->key :
 		TextDatumGetCString(row->values[OI_EVENT_KEY]);

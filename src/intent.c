@@ -282,11 +282,10 @@ oi_intent_withdraw(OiBatch *batch)
 OiDelivery *
 oi_intent_choose(const OiBatch *batch)
 {
-	OiDelivery *delivery = palloc(sizeof(OiDelivery));
+	OiDelivery *delivery = palloc0(sizeof(OiDelivery));
 
 	delivery->events = palloc(sizeof(OiSinkEvent) * (batch->n + 1));
 	delivery->which = palloc(sizeof(int) * (batch->n + 1));
-	delivery->n = 0;
 	for (int i = 0; i < batch->n; i++)
 	{
 		if (batch->info[i].fate != OI_FATE_OPEN || batch->info[i].index == OI_NO_INDEX)

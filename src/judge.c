@@ -19,6 +19,8 @@
  * somewhere.  Of a numbered delivery such events keep their numbers: what became
  * of them has to be found out.
  *
+ * An event that cannot be handed to any sink is rejected by the worker itself.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -87,6 +89,42 @@ choose(OiDelivery *delivery, const OiBatch *batch, int which)
 }
 
 /*
+ * An empty delivery with room for so many events.
+ */
+static OiDelivery *
+make_delivery(int room)
+{
+	OiDelivery *delivery = palloc0(sizeof(OiDelivery));
+
+	delivery->events = palloc(sizeof(OiSinkEvent) * (room + 1));
+	delivery->which = palloc(sizeof(int) * (room + 1));
+	return delivery;
+}
+
+/*
+ * The open events of a batch that cannot be handed to any sink, as rejected; NULL if
+ * there are none.
+ */
+OiDelivery *
+oi_judge_choose_unfit(const OiBatch *batch)
+{
+	OiDelivery *delivery = NULL;
+
+	for (int i = 0; i < batch->n; i++)
+	{
+		if (batch->info[i].fate != OI_FATE_OPEN || batch->info[i].unfit == NULL)
+			continue;
+		if (delivery == NULL)
+			delivery = make_delivery(batch->n);
+		choose(delivery, batch, i);
+		delivery->events[delivery->n - 1].outcome = OI_SINK_REJECTED;
+		delivery->events[delivery->n - 1].reason = batch->info[i].unfit;
+		delivery->unfit = true;
+	}
+	return delivery;
+}
+
+/*
  * What to hand to the sink: the open events of a batch, at most "limit" (0: all).
  * A single one is taken where the batch's turn is, so that another one follows
  * if it fails and cannot be parked.
@@ -94,12 +132,9 @@ choose(OiDelivery *delivery, const OiBatch *batch, int which)
 OiDelivery *
 oi_judge_choose(OiBatch *batch, int limit)
 {
-	OiDelivery *delivery = palloc(sizeof(OiDelivery));
 	int			most = limit > 0 ? Min(limit, batch->n) : batch->n;
+	OiDelivery *delivery = make_delivery(most);
 
-	delivery->events = palloc(sizeof(OiSinkEvent) * (most + 1));
-	delivery->which = palloc(sizeof(int) * (most + 1));
-	delivery->n = 0;
 	for (int i = 0; i < batch->n && delivery->n < most; i++)
 	{
 		int			which = most == 1 ? (batch->turn + i) % batch->n : i;
@@ -257,4 +292,20 @@ oi_judge_reopen(OiBatch *batch, const OiDelivery *delivery)
 			info->index = OI_NO_INDEX;
 		}
 	}
+}
+
+/*
+ * Dead events are told of in the log, once for each delivery.
+ */
+void
+oi_judge_report_dead(const OiSubscription *sub, const OiVerdict *verdict)
+{
+	if (verdict->dead > 0)
+		ereport(WARNING,
+				(errcode(ERRCODE_FDW_ERROR),
+				 errmsg_plural("%d event of subscription \"%s\" became a dead letter: %s",
+							   "%d events of subscription \"%s\" became dead letters, the first: %s",
+							   verdict->dead, verdict->dead, sub->name,
+							   verdict->reason),
+				 errhint("See view order_idempotency.dead_letters; use redrive() or discard().")));
 }

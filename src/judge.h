@@ -17,6 +17,7 @@ typedef struct OiDelivery
 	int		   *which;			/* where in the batch each of them is */
 	int			n;
 	int			timeout;		/* ms that the sink may take */
+	bool		unfit;			/* the sink is not asked: they are rejected */
 } OiDelivery;
 
 /* how a delivery went */
@@ -34,10 +35,12 @@ typedef struct OiVerdict
 extern void oi_judge_set_aside(OiBatch *batch, const OiHeld *held);
 extern bool oi_judge_has_open(const OiBatch *batch);
 extern OiDelivery *oi_judge_choose(OiBatch *batch, int limit);
+extern OiDelivery *oi_judge_choose_unfit(const OiBatch *batch);
 extern void oi_judge_failure(OiDelivery *delivery, const char *error);
 extern OiVerdict oi_judge(const OiSubscription *sub, OiBatch *batch,
 						  const OiDelivery *delivery, const OiHeld *held,
 						  bool probe, TimestampTz now);
 extern void oi_judge_reopen(OiBatch *batch, const OiDelivery *delivery);
+extern void oi_judge_report_dead(const OiSubscription *sub, const OiVerdict *verdict);
 
 #endif							/* OI_JUDGE_H */

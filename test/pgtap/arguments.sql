@@ -1,11 +1,11 @@
 -- Promise: an argument that cannot be meant is refused with its standard code
 -- before anything is written: 22004 for a NULL, 22001 for a key that is too
--- long, 54000 for a payload over max_payload, 22023 for the rest.  What the
+-- long, 54000 for a payload over max_payload or with too long a text, 22023 for the rest.  What the
 -- transaction did before stays, and it can go on.
 BEGIN;
 \ir lib/tools.psql
 SET search_path = order_idempotency, public;
-SELECT plan(170);
+SELECT plan(180);
 
 SELECT create_order('before', 100, 'EUR', 'alice');
 SELECT claim_key('before', lease => '1 hour');
@@ -149,6 +149,20 @@ FROM pg_temp.ending($$SELECT emit_event('mail.sent', 'k1', to_jsonb(repeat('p', 
 RESET order_idempotency.max_payload;
 SELECT is(outcome, 'created', 'a payload that the default allows')
 FROM create_order('large', 1, 'EUR', payload => to_jsonb(repeat('p', 2000)));
+
+-- Size as text: 64 MB, which 512 numbers of 131072 digits go beyond.  Bug that this catches, planted and
+-- seen to fail: only the size as stored is looked at.
+CREATE TEMPORARY TABLE longs AS SELECT n, ('[' || repeat('1e131071,', n) || '1]')::jsonb AS value FROM unnest(ARRAY[511, 512]) n;
+SELECT throws_ok(format('SELECT %s FROM longs WHERE n = 512', call), '54000', NULL, call || ': too long a text')
+FROM unnest(ARRAY[$$claim_key('l2', value)$$, $$complete_key('before', value, attempt => 1)$$,
+				  $$create_order('k1', 1, 'EUR', payload => value)$$, $$transition_order('before', 'paid', payload => value)$$,
+				  $$emit_event('mail.sent', 'k1', value)$$,
+				  $$emit_event('mail.sent', 'k1', jsonb_build_object('a', value, 'b', '{}'::jsonb))$$,
+				  $$emit_event('mail.sent', 'k1', headers => jsonb_build_object('a', value))$$]) call;
+SELECT matches(concat(detail, hint), '67108864 bytes', 'which says how long it may be')
+FROM pg_temp.ending($$SELECT emit_event('mail.sent', 'k1', value) FROM longs WHERE n = 512$$);
+SELECT isnt(emit_event('mail.sent', 'k1', value), NULL, 'one that is just not too long') FROM longs WHERE n = 511;
+SELECT isnt(emit_event('mail.sent', 'k1', to_jsonb(repeat(E'\x01', 1000000))), NULL, 'escapes alone do not make it so');
 
 -- Nothing of what was refused is there.
 SELECT is((SELECT count(*) FROM orders WHERE key NOT IN ('before', 'half', 'large', repeat('k', 255))), 0::bigint,

@@ -1,7 +1,8 @@
-# What an event carries is its payload as the server would show it, byte for byte.
+# What an event carries is its payload as the server would show it, byte for byte.  One
+# whose text there is no memory for holds up nothing but its key.
 #
 # Bugs that this catches, planted and seen to fail: a control character that is not
-# escaped; no comma behind an empty object.
+# escaped; no comma behind an empty object; a text that is made however long it becomes.
 
 use strict;
 use warnings;
@@ -66,6 +67,38 @@ foreach my $row (@rows)
 }
 is(scalar(keys %found), scalar(@rows), 'each event is there');
 is("@wrong", '', 'with its payload as the server shows it');
+
+# Payloads of 0.1 MB that have 1.1 GB as text, in the log although no function of ours would
+# write them there: in the middle of a key, and of more keys than the receiver is taken
+# for down for.
+my $pid = worker_pid($node, 'audit', $db);
+subscribe($node, 'skips', db => $db, options => q('{"on_dead": "skip"}'));
+$node->safe_psql($db, <<~"SQL");
+	INSERT INTO $api.outbox_0 (position, xid, event_id, key, type, payload, created_at)
+	SELECT nextval('$api.outbox_position'), pg_current_xact_id(), gen_random_uuid(), key, 'test', payload, now()
+	FROM (SELECT 'a' AS key, '1'::jsonb AS payload UNION ALL
+		SELECT substr('abcdefg', i, 1), ('[' || repeat('1e131071,', 8200) || '1]')::jsonb FROM generate_series(1, 7) i UNION ALL
+		SELECT 'a', '2' UNION ALL SELECT 'z', '3') v
+	SQL
+foreach my $name ('audit', 'skips')
+{
+	my ($goes, $waits) = $name eq 'audit' ? ('a z', 1) : ('a a z', 0);
+
+	ok( $node->poll_query_until($db, <<~"SQL"), "$name: seven are dead letters, the others are not");
+		SELECT dead = 7 AND parked = $waits AND lag_events = $waits FROM $api.subscription_status WHERE name = '$name'
+		SQL
+	is($node->safe_psql($db, "SELECT DISTINCT reason FROM $api.dead_letters WHERE subscription = '$name'"),
+		'payload has more than 67108864 bytes as text', "$name: and why");
+	is(join(' ', sort grep { length == 1 } split / /, events_of($node, "$name.jsonl")), $goes, "$name: what goes out");
+}
+is(worker_pid($node, 'audit', $db), $pid, 'the worker goes on');
+
+# Tried again, it is no other than before.
+$node->safe_psql($db, "SELECT $api.redrive('audit', everything => true)");
+ok($node->poll_query_until($db, "SELECT dead = 7 FROM $api.subscription_status WHERE name = 'audit'"), 'redriven: dead letters again');
+$node->safe_psql($db, "SELECT $api.discard('audit', everything => true)");
+drained($node, 'audit', $db);
+like(events_of($node, 'audit.jsonl'), qr/ a$/, 'and what waited goes out');
 
 $node->stop;
 done_testing();
