@@ -38,6 +38,7 @@
 #include "stats_delivery.h"
 #include "storage/ipc.h"
 #include "subscription.h"
+#include "topic.h"
 #include "utils/acl.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -135,6 +136,8 @@ user_options(Oid owner, Oid serverid)
 
 /*
  * Read the server's definition into the sink's state.  Runs in a transaction.
+ * The server of that name may be another one than when the topic was given, for
+ * another sink, to which it may mean another place.
  */
 static void
 read_server(OiSink *sink, const OiSubscription *sub, Oid owner)
@@ -143,7 +146,7 @@ read_server(OiSink *sink, const OiSubscription *sub, Oid owner)
 	ForeignDataWrapper *wrapper = GetForeignDataWrapper(server->fdwid);
 	MemoryContext old;
 
-	(void) oi_check_server(server, wrapper, owner);
+	oi_check_topic(oi_check_server(server, wrapper, owner), sub->topic);
 
 	old = MemoryContextSwitchTo(sink->state.context);
 	sink->library = pstrdup(wrapper->fdwname);

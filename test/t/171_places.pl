@@ -1,10 +1,10 @@
 # Promise 9: events go where the server's definition says, and nowhere else.  A file sink writes to
-# regular files of its directory that have no other name; requests and connections
-# reach no address that is not allowed, however it is written.
+# regular files of its directory that have no other name, whatever sink was there before it; requests
+# and connections reach no address that is not allowed, however it is written.
 #
 # Bugs that this catches, planted and seen to fail: a hard link that leads out of the directory; a
-# pipe taken for a file; a broker's sink that asks its library to look up a name, or to go where a
-# server tells it to.
+# pipe taken for a file; a path of a URL that becomes one of files; a broker's sink that asks its
+# library to look up a name, or to go where a server tells it to.
 
 use strict;
 use warnings;
@@ -79,6 +79,22 @@ $node->safe_psql('postgres', emit('while-open'));
 drained($node, $_) foreach @files;
 is((stat "$dir/linked.jsonl")[3], 2, 'a file that is open keeps being written to');
 $node->safe_psql('postgres', "SELECT $api.drop_subscription('$_')") foreach @files;
+
+# A server of another sink takes the name: a topic that was a path there is none here.
+mkdir "$dir/sub" or die;
+$node->safe_psql('postgres', <<~SQL);
+	CREATE SERVER moved FOREIGN DATA WRAPPER order_idempotency_http OPTIONS (url 'http://127.0.0.1:$port');
+	SELECT $api.create_subscription('moved', 'moved', topic => 'sub/file');
+	DROP SERVER moved;
+	CREATE SERVER moved FOREIGN DATA WRAPPER order_idempotency_file OPTIONS (path '$dir');
+	SQL
+$node->safe_psql('postgres', emit('moved'));
+fails('moved', 'invalid topic "sub/file" [(]For a file it is a file name', 'a topic that is none of this sink');
+ok(!-e "$dir/sub/file", 'no file is made in another directory');
+$node->safe_psql('postgres', "SELECT $api.alter_subscription('moved', topic => 'file')");
+drained($node, 'moved');
+is(events_of($node, 'file'), 'moved', 'with a topic of this sink it goes on');
+$node->safe_psql('postgres', "SELECT $api.drop_subscription('moved')");
 
 # -- addresses ----------------------------------------------------------------------------------
 
