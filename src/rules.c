@@ -16,10 +16,12 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/pg_class.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
@@ -174,6 +176,20 @@ oi_invalidate_caches(PG_FUNCTION_ARGS)
 }
 
 /*
+ * Checks take turns until the transaction's end, prepared or not: of two changes
+ * that are each valid, and would not be together, the second one has to see the
+ * first.  Nobody else takes this lock, so readers and writers of the table do
+ * not notice.  With it comes word of what has been committed meanwhile, as with
+ * any lock.
+ */
+static void
+lock_check(void)
+{
+	LockDatabaseObject(RelationRelationId, oi_relation_oid(OI_REL_LIFECYCLE), 1,
+					   ExclusiveLock);
+}
+
+/*
  * Constraint trigger: refuses a lifecycle that breaks the rules, with 23514.
  * Deferred, so that it sees the lifecycle as a whole; the work is done once,
  * as the later rows find it cached.
@@ -187,6 +203,7 @@ oi_lifecycle_check(PG_FUNCTION_ARGS)
 				 errmsg("function must be called as a trigger")));
 	/* a single statement's rows and invalidation are not seen before this */
 	CommandCounterIncrement();
+	lock_check();
 	(void) oi_rules();
 	return PointerGetDatum(NULL);
 }
