@@ -56,6 +56,19 @@ oi_batch_make(int room, MemoryContext context)
 }
 
 /*
+ * An empty batch for open events that are read again.  All of them are for it,
+ * however large they are by now: by the topic, which may be another one, for example.
+ */
+OiBatch *
+oi_batch_make_again(const OiOpen *open, MemoryContext context)
+{
+	OiBatch    *batch = oi_batch_make(open->n, context);
+
+	batch->again = true;
+	return batch;
+}
+
+/*
  * Add a row to a batch, in the given context.  False: it is full without it.
  */
 bool
@@ -67,7 +80,14 @@ oi_batch_add(OiBatch *batch, const OiSubscription *sub, const OiEventRow *row,
 	int64		bytes;
 
 	if (batch->n == batch->room)
+	{
+		if (batch->again)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("more than the %d open events of subscription \"%s\" were found",
+							batch->room, sub->name)));
 		return false;
+	}
 
 	old = MemoryContextSwitchTo(context);
 	if (batch->json.data == NULL)
@@ -78,7 +98,7 @@ oi_batch_add(OiBatch *batch, const OiSubscription *sub, const OiEventRow *row,
 		bytes += strlen(event->topic);
 	MemoryContextSwitchTo(old);
 
-	if (batch->n > 0 && batch->bytes + bytes > OI_SINK_MAX_BYTES)
+	if (!batch->again && batch->n > 0 && batch->bytes + bytes > OI_SINK_MAX_BYTES)
 		return false;
 	batch->bytes += bytes;
 	batch->upto = event->position;
@@ -217,7 +237,7 @@ OiBatch *
 oi_batch_read_open(const OiSubscription *sub, const OiOpen *open, MemoryContext context)
 {
 	static SPIPlanPtr plan = NULL;
-	OiBatch    *batch = oi_batch_make(open->n, context);
+	OiBatch    *batch = oi_batch_make_again(open, context);
 	Oid			types[] = {INT8ARRAYOID};
 	Datum		values[] = {oi_open_positions(open)};
 

@@ -26,6 +26,7 @@ extern OiBatch *oi_batch_read(const OiSubscription *sub, OiCursor *cursor,
 extern OiBatch *oi_batch_read_open(const OiSubscription *sub, const OiOpen *open,
 								   MemoryContext context);
 extern OiBatch *oi_batch_make(int room, MemoryContext context);
+extern OiBatch *oi_batch_make_again(const OiOpen *open, MemoryContext context);
 extern bool oi_batch_add(OiBatch *batch, const OiSubscription *sub,
 						 const OiEventRow *row, MemoryContext context);
 extern void oi_batch_keep_open(OiBatch *batch);

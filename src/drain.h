@@ -131,6 +131,8 @@ typedef struct OiEventInfo
 typedef struct OiBatch
 {
 	bool		failed;			/* from table failed_events, not the log */
+	bool		again;			/* of events that were read before: none is
+								 * left out */
 	OiSinkEvent *events;		/* those not recorded as done */
 	OiEventInfo *info;			/* of the same */
 	int			n;

@@ -254,7 +254,7 @@ OiBatch *
 oi_parking_read_open(const OiSubscription *sub, const OiOpen *open, MemoryContext context)
 {
 	static SPIPlanPtr plan = NULL;
-	OiBatch    *batch = oi_batch_make(open->n, context);
+	OiBatch    *batch = oi_batch_make_again(open, context);
 	Oid			types[] = {INT4OID, INT8ARRAYOID};
 	Datum		values[] = {Int32GetDatum(sub->id), oi_open_positions(open)};
 

@@ -9,7 +9,8 @@
 # Bugs that this catches (each was planted): a delivery that is made before its
 # record, a new number for what may be there, an old one for what is surely not there,
 # an unknown answer taken for a failure, a batch that is read again after a crash
-# instead of what is open of it, a cursor that is moved past events that are open.
+# instead of what is open of it, a cursor that is moved past events that are open, a bound on
+# the size of what is read again.
 
 use strict;
 use warnings;
@@ -143,6 +144,22 @@ foreach my $name ('refuse', 'commit')
 	is($node->safe_psql('postgres', "SELECT count(*) FROM $api.dead_letters WHERE subscription = '$name'"), 4,
 		"$name: what was rejected is a dead letter");
 }
+
+# A batch that is as large as one may be, of which nothing is delivered yet, and then a topic that makes it
+# larger: it is read again as a whole.
+subscribe_numbered('large', 'refuse', '{"batch_size": 1000}');
+$node->safe_psql('postgres', <<~"SQL");
+	SELECT count($api.emit_event('large.event', repeat('k', 200) || i % 3, jsonb_build_object('x', repeat('x', 21000)) ||
+		CASE WHEN i = 1 THEN '{"do": "error error error error error error"}' ELSE '{}' END::jsonb))
+	FROM generate_series(1, 450) i
+	SQL
+my $open = "open_log IS NOT NULL FROM $api.subscription_cursors c JOIN $api.subscriptions s ON s.id = c.subscription WHERE name = 'large'";
+$node->poll_query_until('postgres', "SELECT $open") or die 'no batch';
+is($node->safe_psql('postgres', "BEGIN; SELECT $api.alter_subscription('large', topic => 'shop.{type}.{key}') \\g /dev/null\nSELECT $open; COMMIT;"),
+	't', 'large: altered while nothing of the batch is delivered');
+wait_for_end('large');
+cmp_ok((grep { $_->[0] == (taken('large'))[0][0] } taken('large')), '<', 450, 'large: more than one batch');
+check('large', 'large: read again with another topic');
 
 # All at once, and the worker and the server killed.
 my @words = (('') x 100, ('retry', 'forget', 'lost', 'forget retry', 'retry lost') x 5, 'error', 'after', 'forget after');
