@@ -14,7 +14,8 @@
  *		MULTI
  *					only when all three have been answered as hoped for:
  *		XADD		each event
- *		HSET		the books, as the script would write them
+ *		EVAL		are the streams at the part's last ids?  Then the books, as the script
+ *					would write them
  *		EXEC
  *
  * While Redis is at the second half of one part, the next one is made, and its first half
@@ -22,6 +23,11 @@
  * script does the rest, which knows by the books what is there.  For a while then all
  * goes by the script, as it does where others write to a stream, or remove entries,
  * all the time.
+ *
+ * What EXEC does it does to the end: if the user lost a right in the meantime, an XADD fails
+ * and what is behind it is done.  So the books have the part only if its events are there.
+ * A stream's XADDs all succeed or none does, since a right is one to a key, and so its
+ * last id tells.
  *
  *-------------------------------------------------------------------------
  */
@@ -49,7 +55,7 @@
  * before or nothing, the delivery's number, and for each stream the index of the first
  * event.  Answers 1: no event of the part will be refused.
  */
-static const char script[] =
+static const char opening[] =
 "local was = redis.call('HMGET', KEYS[1], 'session', 'delivery', 'upto', 'refused')\n"
 "if was[1] ~= ARGV[1] then return 0 end\n"
 "if ARGV[3] == '' then\n"
@@ -72,6 +78,24 @@ static const char script[] =
 "    if not known then return 0 end\n"
 "  end\n"
 "end\n"
+"return 1\n";
+
+/*
+ * KEYS: the books, then streams.  ARGV: delivery, its last event by now, that one's id and
+ * position, "1" if this is the delivery's end, and for each stream the id of its last event.
+ * Answers 1: that is so, and is in the books.
+ */
+static const char closing[] =
+"for k = 2, #KEYS do\n"
+"  local info, last = redis.call('XINFO', 'STREAM', KEYS[k]), nil\n"
+"  for f = 1, #info, 2 do\n"
+"    if info[f] == 'last-generated-id' then last = info[f + 1] end\n"
+"  end\n"
+"  if last ~= ARGV[4 + k] then return 0 end\n"
+"end\n"
+"redis.call('HSET', KEYS[1], 'delivery', ARGV[1], 'upto', ARGV[2], 'refused', ',', 'event', ARGV[3], 'position', ARGV[4])\n"
+"for k = 2, #KEYS do redis.call('HSET', KEYS[1], 'last:' .. KEYS[k], ARGV[4 + k]) end\n"
+"if ARGV[5] == '1' then redis.call('HSET', KEYS[1], 'whole', ARGV[1]) end\n"
 "return 1\n";
 
 /* a part on its way */
@@ -121,7 +145,7 @@ send_opening(RedisSink *sink, const RedisPart *part, const OiSinkEvent *before)
 
 	redis_begin_command(&out, 8 + 2 * part->nstreams);
 	redis_append_arg(&out, "EVAL");
-	redis_append_arg(&out, script);
+	redis_append_arg(&out, opening);
 	redis_append_number(&out, part->nstreams + 1);
 	redis_append_arg(&out, sink->book);
 	for (int i = 0; i < part->nstreams; i++)
@@ -142,37 +166,27 @@ send_opening(RedisSink *sink, const RedisPart *part, const OiSinkEvent *before)
 }
 
 /*
- * Append the command that writes the books.
+ * Append the call that writes the books.
  */
 static void
 append_books(StringInfo out, const RedisSink *sink, const RedisPart *part)
 {
 	const OiSinkEvent *event = &part->events[part->n - 1];
-	const char *token = redis_token(part->state);
 
-	redis_begin_command(out, 12 + 2 * part->nstreams + (part->last ? 2 : 0));
-	redis_append_arg(out, "HSET");
+	redis_begin_command(out, 9 + 2 * part->nstreams);
+	redis_append_arg(out, "EVAL");
+	redis_append_arg(out, closing);
+	redis_append_number(out, part->nstreams + 1);
 	redis_append_arg(out, sink->book);
-	redis_append_arg(out, "delivery");
-	redis_append_arg(out, token);
-	redis_append_arg(out, "upto");
-	redis_append_number(out, event->index);
-	redis_append_arg(out, "refused");
-	redis_append_arg(out, ",");
-	redis_append_arg(out, "event");
-	redis_append_arg(out, event->event_id_text);
-	redis_append_arg(out, "position");
-	redis_append_number(out, event->position);
 	for (int i = 0; i < part->nstreams; i++)
-	{
-		redis_append_arg(out, psprintf("last:%s", part->streams[i]));
+		redis_append_arg(out, part->streams[i]);
+	redis_append_arg(out, redis_token(part->state));
+	redis_append_number(out, event->index);
+	redis_append_arg(out, event->event_id_text);
+	redis_append_number(out, event->position);
+	redis_append_arg(out, part->last ? "1" : "");
+	for (int i = 0; i < part->nstreams; i++)
 		append_id(out, part, event_of_stream(part, i, true));
-	}
-	if (part->last)
-	{
-		redis_append_arg(out, "whole");
-		redis_append_arg(out, token);
-	}
 }
 
 /*
@@ -225,7 +239,8 @@ take_opening(RedisSink *sink, TimestampTz deadline)
 }
 
 /*
- * Take the answers to the second half.  False: none of its events is there.
+ * Take the answers to the second half.  False: its events are not all there, and the books
+ * do not have them.
  */
 static bool
 take_closing(RedisSink *sink, RedisPart *part, TimestampTz deadline)
@@ -237,15 +252,10 @@ take_closing(RedisSink *sink, RedisPart *part, TimestampTz deadline)
 	reply = redis_receive(&sink->connection, &sink->target, deadline);
 	if (reply->type != REDIS_REPLY_ARRAY || reply->elements != (size_t) part->n + 1)
 		return false;
+	if (reply->element[part->n]->type != REDIS_REPLY_INTEGER || reply->element[part->n]->integer != 1)
+		return false;
 	for (int i = 0; i < part->n; i++)
-	{
-		if (reply->element[i]->type != REDIS_REPLY_STRING)
-			ereport(ERROR,
-					(errcode(ERRCODE_FDW_ERROR),
-					 errmsg("Redis refused an event that it had to take: %s",
-							reply->element[i]->str ? reply->element[i]->str : "")));
 		part->events[i].outcome = OI_SINK_DELIVERED;
-	}
 	redis_note_part(sink, part);
 	return true;
 }

@@ -21,6 +21,9 @@ one a line, each answered by "ok":
                 client sends one of type K swallow it (WHAT is "request"), or hand it
                 on and swallow its answer ("answer"), then reset all and "refuse"
     sprung      says "ok 1" when that has happened, else "ok 0"
+    hold TEXT   hand on what comes, but when a client sends TEXT nothing of its from there on,
+                until "pass"
+    held        says "ok 1" when that has happened, else "ok 0"
 """
 
 import select
@@ -39,6 +42,8 @@ rate = 0
 handed_on = 0
 trap = None                 # (type, what)
 awaited = None              # (connection, number) of an answer to be swallowed
+held_from = None            # what a client sends when it is held
+held = False
 pairs = set()
 listener = None
 
@@ -122,6 +127,26 @@ def frames(buffer):
         del buffer[:end]
 
 
+def not_held(buffer):
+    """Take what may be handed on out of what has come of a client, while one is to be held."""
+    global held
+    with lock:
+        at = buffer.find(held_from) if mode == "hold" else len(buffer)
+        found = mode == "hold" and at >= 0
+        held |= found
+        if at < 0:              # its beginning may have come
+            begun = (n for n in range(len(held_from) - 1, 0, -1) if buffer.endswith(held_from[:n]))
+            at = len(buffer) - next(begun, 0)
+    yield bytes(buffer[:at])
+    del buffer[:at]
+    if found:
+        with lock:
+            while mode == "hold":
+                lock.wait()
+        yield bytes(buffer)
+        buffer.clear()
+
+
 def pump(source, to, answer, pair):
     """One direction of a connection."""
     trapped = trap is not None
@@ -143,6 +168,10 @@ def pump(source, to, answer, pair):
             buffer += data
             if not all(look(frame, answer, pair) and hand_on(frame, answer, to, pair)
                        for frame in frames(buffer)):
+                break
+        elif data and not answer and (mode == "hold" or buffer):
+            buffer += data
+            if not all(hand_on(part, answer, to, pair) for part in not_held(buffer)):
                 break
         elif not data or not hand_on(data, answer, to, pair):
             break
@@ -195,11 +224,13 @@ def refuse():
 
 def command(word, *arguments):
     """Carry out a command; returns the answer."""
-    global mode, cut_after, rate, trap
+    global mode, cut_after, rate, trap, held_from, held
     if word == "count":
         return f"ok {handed_on}"
     if word == "sprung":
         return f"ok {int(trap is None)}"
+    if word == "held":
+        return f"ok {int(held)}"
     if word == "cut":
         cut_after = int(arguments[0])
     elif word in ("drop", "trap"):
@@ -212,6 +243,9 @@ def command(word, *arguments):
     else:
         if word == "slow":
             rate = int(arguments[0])
+        if word == "hold":
+            held_from = arguments[0].encode()
+            held = False
         was, mode = mode, word
         if word == "pass":
             listen()

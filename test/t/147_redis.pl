@@ -8,7 +8,7 @@
 # the event is not there; a refusal taken for "delivered" without a look at what is there; another
 # id on each attempt; an old connection that may still write; an entry that a consumer has
 # removed sent again; a script that writes although the books are gone; an event with so many headers that
-# the script fails.
+# the script fails; an error within EXEC that the books take for none.
 
 use strict;
 use warnings;
@@ -382,6 +382,32 @@ drained($node, 'crowded');
 $crowd->kill_kill;
 good('crowded', $redis, 'a backlog beside somebody who touches the books');
 cmp_ok(calls('discard'), '>', $given_up, 'transactions did not come about');
+
+# A right is lost between MULTI and EXEC, so that some of the events are there and others are not: the
+# books must not say that all are.
+my $holding = OrderIdempotency::Proxy->new($redis->port);
+$redis->ask('ACL', 'SETUSER', 'revoked', 'on', ">user-$canary", '~*', '+@all');
+create_redis('revoked', $holding->port, types => [ 'event', 'other' ], topic => 'r.{type}');
+$node->safe_psql('postgres', <<~"SQL");
+	CREATE USER MAPPING FOR CURRENT_USER SERVER revoked OPTIONS ("user" 'revoked', password 'user-$canary');
+	ALTER SERVER revoked OPTIONS (SET timeout '25000');
+	SQL
+write_events('revoked', 1, type => $_) foreach qw(event other);
+drained($node, 'revoked');
+$holding->tell('hold EXEC');
+$node->safe_psql('postgres', <<~"SQL");
+	SELECT $api.emit_event('revoked.' || CASE WHEN i % 4 = 0 THEN 'other' ELSE 'event' END, 'k' || i % 8, jsonb_build_object('n', i))
+	FROM generate_series(3, 62) i
+	SQL
+wait_for('EXEC', sub { $holding->tell('held') });
+wait_for('what is before EXEC', sub { $redis->try('CLIENT', 'LIST') =~ /multi=61 / });
+$redis->ask('ACL', 'SETUSER', 'revoked', 'resetkeys', '~r.revoked.other', '~order_idempotency:*');
+$holding->tell('pass');
+wait_for_error('revoked', 'NOPERM', 'a right is lost before EXEC');
+is($redis->ask('XLEN', 'r.revoked.event') . ' ' . $redis->ask('XLEN', 'r.revoked.other'), '1 16', 'which did some of it');
+$redis->ask('ACL', 'SETUSER', 'revoked', '~*');
+drained($node, 'revoked');
+stream_is_right($node, $redis, "r.revoked.$_", "revoked.$_", "a right was lost, and given back: r.revoked.$_") foreach qw(event other);
 
 # Trimming.
 create_redis('trimmed', $redis->port, options => ", maxlen '100'");
