@@ -36,7 +36,11 @@ typedef struct Step
 {
 	const char *name;
 	bool		optional;		/* goes on where it is not permitted */
+	bool		secret;			/* what was said is not to be repeated */
 } Step;
+
+/* what the codes that refusals begin with are made of */
+#define CODE_LETTERS "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 /*
  * A delivery as the books have it.
@@ -64,7 +68,9 @@ make_session(RedisSink *sink)
 }
 
 /*
- * The answer to a step; a refusal is an error, if the step has to be.
+ * The answer to a step; a refusal is an error, if the step has to be.  Redis repeats the
+ * arguments of a command that it does not know, so of one with a password only the code is
+ * shown.
  */
 static redisReply *
 answer_to(RedisSink *sink, const Step *step, TimestampTz deadline)
@@ -74,7 +80,8 @@ answer_to(RedisSink *sink, const Step *step, TimestampTz deadline)
 	if (reply->type == REDIS_REPLY_ERROR && !step->optional)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION),
-				 errmsg("Redis refused %s: %s", step->name, reply->str)));
+				 errmsg("Redis refused %s: %.*s", step->name,
+						(int) (step->secret ? strspn(reply->str, CODE_LETTERS) : reply->len), reply->str)));
 	return reply;
 }
 
@@ -97,20 +104,20 @@ log_in(RedisSink *sink, TimestampTz deadline)
 	if (sink->password != NULL)
 		steps[n++] = (Step)
 	{
-		"AUTH", false
+		"AUTH", false, true
 	};
 	if (sink->database != NULL)
 	{
 		redis_command(&out, 2, "SELECT", sink->database);
 		steps[n++] = (Step)
 		{
-			"SELECT", false
+			"SELECT", false, false
 		};
 	}
 	redis_command(&out, 3, "CLIENT", "SETNAME", "order_idempotency");
 	steps[n++] = (Step)
 	{
-		"CLIENT", true
+		"CLIENT", true, false
 	};
 	redis_send(&sink->connection, out.data, out.len, n);
 	for (int i = 0; i < n; i++)
@@ -226,9 +233,9 @@ check_role(const redisReply * reply)
 void
 redis_connect(RedisSink *sink, TimestampTz deadline)
 {
-	static const Step role = {"ROLE", true};
-	static const Step write = {"HSET", false};
-	static const Step read = {"HMGET", false};
+	static const Step role = {"ROLE", true, false};
+	static const Step write = {"HSET", false, false};
+	static const Step read = {"HMGET", false, false};
 	StringInfoData out;
 
 	redis_open(&sink->connection, &sink->target, deadline);
@@ -253,7 +260,7 @@ redis_connect(RedisSink *sink, TimestampTz deadline)
 void
 redis_note_gone(RedisSink *sink, const char *stream, const char *id, TimestampTz deadline)
 {
-	static const Step step = {"HDEL", false};
+	static const Step step = {"HDEL", false, false};
 	char	   *field = psprintf("last:%s", stream);
 	char	   *what = psprintf("stream \"%s\", which had events up to %s, is gone", stream, id);
 	StringInfoData out;

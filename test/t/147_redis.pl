@@ -8,7 +8,8 @@
 # the event is not there; a refusal taken for "delivered" without a look at what is there; another
 # id on each attempt; an old connection that may still write; an entry that a consumer has
 # removed sent again; a script that writes although the books are gone; an event with so many headers that
-# the script fails; an error within EXEC that the books take for none.
+# the script fails; an error within EXEC that the books take for none; a
+# password in an answer.
 
 use strict;
 use warnings;
@@ -432,6 +433,11 @@ wait_for_error('locked', 'NOPERM', 'a user without the right to write there');
 $locked->ask('ACL', 'SETUSER', 'orders', 'resetkeys', '~locked', '~order_idempotency:*', '-@all', '+eval', '+xadd',
 	'+xrange', '+xinfo', '+hget', '+hmget', '+hset', '+hdel', '+exists');
 good('locked', $locked, 'with the rights that the documentation names');
+my $renamed = OrderIdempotency::Redis->new('renamed', $node->basedir, args => [ '--rename-command', 'AUTH', '' ]);
+create_redis('renamed', $renamed->port);
+$node->safe_psql('postgres', "CREATE USER MAPPING FOR CURRENT_USER SERVER renamed OPTIONS (\"user\" 'orders', password '$canary')");
+write_events('renamed', 5);
+wait_for_error('renamed', 'Redis refused AUTH: ERR$', 'a Redis that repeats what it does not know');
 my $shown = $node->safe_psql('postgres', <<~SQL);
 	SELECT s::text FROM $api.subscription_status s;
 	SELECT a::text FROM pg_stat_activity a WHERE pid <> pg_backend_pid();
