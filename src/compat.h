@@ -53,6 +53,13 @@
 #define OI_MODULE_MAGIC(NAME, VERSION) PG_MODULE_MAGIC
 #endif
 
+/* settings that a background process needs, which came after 15 */
+#if PG_VERSION_NUM >= 170000
+#define OI_COMPAT_SAFE_SETTINGS {"transaction_timeout", "0"},
+#else
+#define OI_COMPAT_SAFE_SETTINGS
+#endif
+
 /* Stands before the declaration of a function that does not return. */
 #if PG_VERSION_NUM >= 180000
 #define OI_NORETURN pg_noreturn
@@ -119,6 +126,17 @@ oi_compat_server_aclcheck(Oid server, Oid role, AclMode mode)
 	return object_aclcheck(ForeignServerRelationId, server, role, mode);
 #else
 	return pg_foreign_server_aclcheck(server, role, mode);
+#endif
+}
+
+/* May a role connect to a database? */
+static inline bool
+oi_compat_may_connect(Oid dboid, Oid role)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_aclcheck(DatabaseRelationId, dboid, role, ACL_CONNECT) == ACLCHECK_OK;
+#else
+	return pg_database_aclcheck(dboid, role, ACL_CONNECT) == ACLCHECK_OK;
 #endif
 }
 

@@ -16,10 +16,10 @@
 
 #include "access/xact.h"
 #include "clock.h"
-#include "commands/dbcommands.h"
 #include "commands/trigger.h"
 #include "deadline.h"
 #include "deadline_failure.h"
+#include "deadline_progress.h"
 #include "deadline_row.h"
 #include "lookup.h"
 #include "miscadmin.h"
@@ -55,10 +55,6 @@
 #define LOOK_BELOW_INTERVAL 50000
 #define LOOK_BELOW_SHARE 100
 
-/* progress is logged when so many were acted upon, and every so many ms */
-#define PROGRESS_ROWS 10000
-#define PROGRESS_INTERVAL 10000
-
 /* one look: a transaction */
 typedef struct Look
 {
@@ -74,16 +70,6 @@ typedef struct Look
 	TimestampTz next;			/* when the next look is to be */
 	TimestampTz read;			/* when the rows had been read */
 } Look;
-
-/* how far the looks of this process have come, for the log */
-typedef struct Progress
-{
-	int64		rows;
-	int64		cancelled;
-	TimestampTz told_at;
-} Progress;
-
-static Progress progress;
 
 /* where an order stands when its deadline is over */
 typedef enum Standing
@@ -381,47 +367,6 @@ look_failed(Look *look, const ErrorData *error)
 }
 
 /*
- * Say in the log how far we are.
- */
-static void
-log_progress(void)
-{
-	StartTransactionCommand();
-	ereport(LOG,
-			(errmsg("acted on " INT64_FORMAT " payment deadlines of database \"%s\": "
-					INT64_FORMAT " orders cancelled",
-					progress.rows, get_database_name(MyDatabaseId),
-					progress.cancelled)));
-	CommitTransactionCommand();
-}
-
-/*
- * Do so if it takes long.
- */
-static void
-tell_progress(const Look *look, bool failed)
-{
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (!failed && look->due != NULL)
-	{
-		progress.rows += look->due->n;
-		progress.cancelled += look->cancelled;
-	}
-	if (progress.rows == 0)
-		progress.told_at = now;
-	if (progress.rows >= PROGRESS_ROWS &&
-		(look->next > look->began ||
-		 TimestampDifferenceExceeds(progress.told_at, now, PROGRESS_INTERVAL)))
-	{
-		log_progress();
-		progress.told_at = now;
-	}
-	if (look->next > look->began)
-		memset(&progress, 0, sizeof(progress));
-}
-
-/*
  * A look from the beginning was taken: when is the next to be?
  */
 static TimestampTz
@@ -474,7 +419,9 @@ look_once(OiDeadlines *deadlines, Look *look, MemoryContext context)
 		raise_floor(deadlines, look);
 		look->limit = Min(look->limit * 2, BATCH_MOST);
 	}
-	tell_progress(look, error != NULL);
+	if (error == NULL && look->due != NULL)
+		oi_deadline_progress_add(look->due->n, look->cancelled);
+	oi_deadline_progress_tell(look->next > look->began);
 }
 
 /*

@@ -46,7 +46,7 @@ report_ahead(void)
 
 /*
  * Does the owner still have the right to the server?  Who may not log in any
- * more has no worker either.
+ * more, or not connect to the database, has no worker either.
  */
 static bool
 owner_is_permitted(void)
@@ -64,6 +64,11 @@ owner_is_permitted(void)
 				 errmsg("owner of subscription \"%s\" is not permitted to log in",
 						oi_worker.sub->name)));
 	ReleaseSysCache(role);
+	if (!oi_compat_may_connect(MyDatabaseId, oi_worker.owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("owner of subscription \"%s\" is not permitted to connect to the database",
+						oi_worker.sub->name)));
 	server = GetForeignServerByName(oi_worker.sub->server, true);
 	permitted = server != NULL &&
 		oi_compat_server_aclcheck(server->serverid, oi_worker.owner, ACL_USAGE) == ACLCHECK_OK;

@@ -19,9 +19,11 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "commands/extension.h"
 #include "compat.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
@@ -89,7 +91,8 @@ oi_relation_init(void)
 
 /*
  * The OID of one of the extension's relations, or InvalidOid: an older version
- * of its SQL objects has not got them all.
+ * of its SQL objects has not got them all.  One of that name that is no member
+ * of the extension is somebody else's, and may be of any kind.
  */
 Oid
 oi_relation_oid_if_any(OiRelation which)
@@ -97,8 +100,12 @@ oi_relation_oid_if_any(OiRelation which)
 	if (!OidIsValid(relation_oids[which]))
 	{
 		Oid			schema = get_namespace_oid("order_idempotency", false);
+		Oid			relid = get_relname_relid(relations[which].name, schema);
 
-		relation_oids[which] = get_relname_relid(relations[which].name, schema);
+		if (OidIsValid(relid) &&
+			getExtensionOfObject(RelationRelationId, relid) ==
+			get_extension_oid("order_idempotency", false))
+			relation_oids[which] = relid;
 	}
 	return relation_oids[which];
 }
@@ -143,14 +150,16 @@ oi_relation_columns(OiRelation which)
 	return relations[which].columns;
 }
 
-/* Does this database have the extension's tables? */
+/*
+ * Does this database have the extension's tables?  A schema of its name anybody
+ * can have made who may create one.
+ */
 bool
 oi_extension_present(void)
 {
-	Oid			schema = get_namespace_oid("order_idempotency", true);
-
-	return OidIsValid(schema) &&
-		OidIsValid(get_relname_relid("subscription_cursors", schema));
+	return OidIsValid(get_extension_oid("order_idempotency", true)) &&
+		OidIsValid(get_namespace_oid("order_idempotency", true)) &&
+		OidIsValid(oi_relation_oid_if_any(OI_REL_SUBSCRIPTION_CURSORS));
 }
 
 /*

@@ -11,42 +11,42 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/table.h"
-#include "access/tableam.h"
 #include "catalog/pg_class.h"
 #include "commands/sequence.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/fmgrprotos.h"
-#include "utils/snapmgr.h"
+#include "utils/rel.h"
 
 #include "owner.h"
 #include "sequence.h"
 
-/* columns of a sequence's only row */
-#define SEQUENCE_LAST_VALUE 1
-#define SEQUENCE_IS_CALLED 3
-
-/* A sequence as it is now, whatever the snapshot. */
+/*
+ * A sequence as it is now, whatever the snapshot.  It is read under the lock of
+ * its page: every so often nextval has the page show, for as long as it takes to
+ * write WAL, a value that is ahead of what was drawn.
+ */
 OiSequence
 oi_sequence_read(Oid relid)
 {
 	Relation	rel = table_open(relid, AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	TableScanDesc scan = table_beginscan(rel, SnapshotAny, 0, NULL);
+	Buffer		buffer = ReadBuffer(rel, 0);
 	OiSequence	sequence;
-	bool		isnull;
+	Page		page;
+	HeapTupleData tuple;
+	Form_pg_sequence_data data;
 
-	if (!table_scan_getnextslot(scan, ForwardScanDirection, slot))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("sequence \"%s\" has no row", RelationGetRelationName(rel))));
-	sequence.last_value = DatumGetInt64(slot_getattr(slot, SEQUENCE_LAST_VALUE, &isnull));
-	sequence.is_called = DatumGetBool(slot_getattr(slot, SEQUENCE_IS_CALLED, &isnull));
-
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	page = BufferGetPage(buffer);
+	tuple.t_data = (HeapTupleHeader) PageGetItem(page, PageGetItemId(page, FirstOffsetNumber));
+	data = (Form_pg_sequence_data) GETSTRUCT(&tuple);
+	sequence.last_value = data->last_value;
+	sequence.is_called = data->is_called;
+	UnlockReleaseBuffer(buffer);
 	table_close(rel, AccessShareLock);
 
 	return sequence;

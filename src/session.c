@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "compat.h"
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
 #include "session.h"
@@ -33,6 +34,7 @@ static const Setting safe_settings[] = {
 	{"session_replication_role", "origin"},
 	{"statement_timeout", "0"},
 	{"synchronous_commit", "on"},
+	OI_COMPAT_SAFE_SETTINGS
 };
 
 /*

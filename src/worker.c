@@ -20,6 +20,7 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "session.h"
 #include "shmem.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -50,8 +51,8 @@ note_change(Datum arg, int cacheid, uint32 hashvalue)
 }
 
 /*
- * Syscache callback: a role or its memberships changed, or it was dropped.  It may
- * be the owner.
+ * Syscache callback: a role or its memberships changed, or it was dropped, which may
+ * be the owner; or who may connect to a database.
  */
 static void
 note_role_change(Datum arg, int cacheid, uint32 hashvalue)
@@ -72,17 +73,13 @@ stop_sink(int code, Datum arg)
 
 /*
  * Whatever the owner's role or the database has set for sessions, the worker
- * needs these.  The plans of its queries must not depend on statistics.  Its commits
- * are flushed where that matters (cycle.c).
+ * needs these, besides what all processes do.  The plans of its queries must not
+ * depend on statistics.  Its commits are flushed where that matters (cycle.c).
  */
 static void
 set_session(void)
 {
 	static const char *const settings[][2] = {
-		{"client_min_messages", "warning"},
-		{"default_transaction_deferrable", "off"},
-		{"default_transaction_isolation", "read committed"},
-		{"default_transaction_read_only", "off"},
 		{"enable_bitmapscan", "off"},
 		{"enable_hashjoin", "off"},
 		{"enable_indexscan", "on"},
@@ -92,15 +89,11 @@ set_session(void)
 		{"enable_seqscan", "off"},
 		{"enable_sort", "off"},
 		{"enable_tidscan", "on"},
-		{"jit", "off"},
-		{"lock_timeout", "0"},
 		{"plan_cache_mode", "force_generic_plan"},
-		{"row_security", "on"},
-		{"search_path", "pg_catalog, pg_temp"},
-		{"statement_timeout", "0"},
 		{"synchronous_commit", "off"},
 	};
 
+	oi_session_settle();
 	for (size_t i = 0; i < lengthof(settings); i++)
 		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
 }
@@ -165,13 +158,8 @@ handle_interrupts(void)
 	/* a cancel came too late for a delivery: nothing is under way here */
 	QueryCancelPending = false;
 	(void) oi_slot_take_cancel();
-	CHECK_FOR_INTERRUPTS();
-	if (ConfigReloadPending)
-	{
-		ConfigReloadPending = false;
-		ProcessConfigFile(PGC_SIGHUP);
+	if (oi_session_interrupts())
 		oi_worker.reloaded = true;
-	}
 }
 
 /*
@@ -224,6 +212,7 @@ start(int index, const OiWorkerArgs *args)
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, note_change, (Datum) 0);
 	CacheRegisterSyscacheCallback(AUTHOID, note_role_change, (Datum) 0);
 	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, note_role_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(DATABASEOID, note_role_change, (Datum) 0);
 
 	oi_worker.id = args->subscription;
 	oi_worker.sub_context = make_context("order_idempotency subscription", ALLOCSET_DEFAULT_MINSIZE);

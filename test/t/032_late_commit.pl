@@ -6,7 +6,8 @@
 # an xid in place of the position inside a batch; forgetting transactions
 # that were open at the last batch when the worker starts anew; taking the xid
 # of a subtransaction for that of its transaction; holding everything back
-# behind the oldest open transaction.
+# behind the oldest open transaction; reading the sequence of positions without its
+# page's lock (planted with a pause of 50 us between the row's place and its value).
 
 use strict;
 use warnings;
@@ -147,6 +148,25 @@ $pool->run(1, emit('fresh'));
 sent('fresh', 'after the worker was started anew');
 $pool->run(0, 'COMMIT;');
 sent('survivor-1 survivor-2 survivor-3', 'open across the worker\'s end');
+
+# While nextval writes WAL, the sequence's page has a position that is drawn much later; by
+# one that is not under the lock of the page such an event would count as one of before.
+$node->safe_psql('postgres', q(SELECT order_idempotency.pause_subscription('young')));
+$pool->send($_, q(SELECT count(nextval('order_idempotency.outbox_position')) FROM generate_series(1, 5000000)))
+  foreach 0, 1;
+$pool->run(3, <<~'SQL');
+	CREATE FUNCTION pg_temp.too_high() RETURNS int LANGUAGE plpgsql AS $$
+	DECLARE
+		n int := 0;
+	BEGIN
+		FOR i IN 1 .. 200 LOOP
+			n := n + (order_idempotency.seek_to_time('young', 'infinity') >= nextval('order_idempotency.outbox_position'))::int;
+		END LOOP;
+		RETURN n;
+	END$$;
+	SQL
+like($pool->run(3, 'SELECT pg_temp.too_high();' x 20), qr/\A[0\n]+\z/, 'no position is known before it is drawn');
+$pool->collect($_) foreach 0, 1;
 
 $pool->quit;
 all_once($node, "$_.jsonl", $_) foreach sort keys %seen;

@@ -3,8 +3,9 @@
 # out.  Who loses a right loses it at once.
 #
 # Bugs that this catches, planted and seen to fail: a right to the server that came by a
-# membership, or by being a superuser, and outlives that; a worker of who may not log in any more;
-# a mapping of another user's, with his secret.
+# membership, or by being a superuser, and outlives that; a worker of who may not log in any more,
+# or not connect to the database; a mapping of another user's, with his secret; a schema of the
+# extension's name that is taken for the extension.
 
 use strict;
 use warnings;
@@ -92,7 +93,7 @@ my $settings = <<~'SQL';
 			WHEN s.vartype = 'enum' THEN quote_literal(s.enumvals[CASE :'least' WHEN '1' THEN 1 ELSE cardinality(s.enumvals) END])
 			WHEN s.vartype IN ('integer', 'real') THEN CASE :'least' WHEN '1' THEN s.min_val ELSE s.max_val END
 			END) v (value)
-	WHERE s.context = 'user' AND v.value IS NOT NULL AND s.name !~ '^(debug_print|trace_|transaction_)'
+	WHERE s.context = 'user' AND v.value IS NOT NULL AND s.name !~ '^(debug_print|trace_|transaction_(?!timeout))'
 	  -- nor what psql would make much of
 	  AND s.name NOT IN ('client_min_messages', 'exit_on_error', 'idle_session_timeout', 'temp_buffers')
 	SQL
@@ -123,7 +124,8 @@ foreach my $round ([ 'least', '1' ], [ 'most', '2147483647' ])
 	$node->restart;
 	local $ENV{PGOPTIONS} = join ' ', map { "-c $_" } 'search_path=public', 'default_transaction_read_only=off',
 	  'statement_timeout=0', 'lock_timeout=0', 'default_transaction_isolation=read\\ committed', 'client_encoding=UTF8',
-	  'transform_null_equals=off', 'idle_in_transaction_session_timeout=0';
+	  'transform_null_equals=off', 'idle_in_transaction_session_timeout=0',
+	  $node->pg_version >= 17 ? 'transaction_timeout=0' : ();
 	$node->safe_psql('postgres', <<~SQL);
 		SELECT $api.create_order('o-$which-' || i, 100, 'EUR', 'alice', jsonb_build_object('n', i, 'at', now(), 'x', 1e-7), pay_within => '1 ms') FROM generate_series(1, 20) i;
 		SELECT $api.emit_event('t', U&'\\00e9-$which-' || i, '{"a": [1.50, null]}', '{"traceparent": "t"}') FROM generate_series(1, 20) i;
@@ -182,6 +184,8 @@ lost_and_found('a membership', 'REVOKE may_publish FROM rights', 'GRANT may_publ
 lost_and_found('the group\'s right', 'REVOKE USAGE ON FOREIGN SERVER files FROM may_publish',
 	'GRANT USAGE ON FOREIGN SERVER files TO may_publish', $denied);
 lost_and_found('being permitted to log in', 'ALTER ROLE rights NOLOGIN', 'ALTER ROLE rights LOGIN', 'not permitted to log in|worker ended');
+lost_and_found('being permitted to connect', 'REVOKE CONNECT ON DATABASE postgres FROM PUBLIC',
+	'GRANT CONNECT ON DATABASE postgres TO PUBLIC', 'not permitted to connect|worker ended');
 $node->safe_psql('postgres', 'ALTER ROLE rights SUPERUSER; REVOKE may_publish FROM rights');
 lost_and_found('being a superuser', 'ALTER ROLE rights NOSUPERUSER', 'ALTER ROLE rights SUPERUSER', $denied);
 
@@ -212,6 +216,41 @@ SKIP:
 	unlike($err . (as_role('owner', 'postgres', "SELECT umoptions FROM pg_user_mappings"))[1], qr/canary/, 'which its user does not see either');
 	$receiver->kill_kill;
 }
+
+# -- a schema of the extension's name ----------------------------------------------------------
+
+# Where the extension is not, anybody may make one who may make schemas, and the maintenance
+# process comes by as a superuser.
+my %traps = (
+	trap_kind => <<~SQL,
+		CREATE SCHEMA $api;
+		CREATE TABLE $api.subscription_cursors ();
+		CREATE VIEW $api.subscriptions AS SELECT 1 AS id;
+		SQL
+	trap_rows => <<~SQL);
+		CREATE SCHEMA $api;
+		CREATE TABLE $api.subscription_cursors ();
+		CREATE TABLE $api.subscriptions (id int, name text, server text, owner oid);
+		INSERT INTO $api.subscriptions VALUES (1, 'sprung', 'files', 10);
+		CREATE TABLE $api.installation (id bigint);
+		INSERT INTO $api.installation VALUES (1);
+		CREATE SEQUENCE $api.in_use;
+		SELECT nextval('$api.in_use');
+		CREATE TABLE $api.payment_deadlines (order_key bigint, due_at bigint);
+		INSERT INTO $api.payment_deadlines VALUES (1, 0);
+		SQL
+foreach my $db (sort keys %traps)
+{
+	$node->safe_psql('postgres', "CREATE DATABASE $db OWNER dbo");
+	is((as_role('dbo', $db, $traps{$db}))[2], '', "$db is set");
+}
+my $visits = q(SELECT sum(xact_commit + xact_rollback) FROM pg_stat_database WHERE datname = '%s');
+ok(poll($node, 'postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE datname LIKE 'trap%'"), 'nobody is connected to them');
+my %before = map { $_ => $node->safe_psql('postgres', sprintf($visits, $_)) } keys %traps;
+$node->restart;
+ok($node->poll_query_until('postgres', sprintf("SELECT ($visits) > $before{$_}", $_)), "$_ is visited") foreach sort keys %traps;
+subscribe($node, 'later', db => 'shop');
+unlike(slurp_file($node->logfile), qr/(?:LOG|WARNING|ERROR|FATAL):  (?!statement:).*sprung/, 'no worker began for a row that looks like a subscription');
 
 $node->stop('fast');
 unlike(slurp_file($node->logfile), qr/TRAP|PANIC|terminated by signal|ERROR:  XX/, 'nothing crashed');
