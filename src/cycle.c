@@ -29,6 +29,7 @@
 #include "miscadmin.h"
 #include "pace.h"
 #include "pgstat.h"
+#include "postmaster/interrupt.h"
 #include "sublock.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -441,17 +442,20 @@ sleep_until_due(void)
 
 /*
  * One turn of the worker, under the subscription's lock.  What was read is made
- * durable before that is taken, since a standby may take its time.
+ * durable before that is taken, since a standby may take its time.  Settings that are
+ * to be read again after either wait come first: they may disarm the subscription.
+ * The next turn begins with them, and finds in "reloaded" that all is to be looked at.
  */
 void
 oi_cycle(void)
 {
 	bool		reloaded = oi_worker.reloaded;
-	bool		went_back = oi_clock_went_back();
-	bool		changed = oi_slot_take_recheck() || reloaded || went_back;
+	bool		changed = oi_slot_take_recheck() || reloaded;
 	bool		busy = true;
 	XLogRecPtr	lsn;
 
+	oi_worker.went_back |= oi_clock_went_back();
+	changed |= oi_worker.went_back;
 	MemoryContextReset(oi_worker.cycle_context);
 	if (is_backing_off() && !changed)
 	{
@@ -465,16 +469,23 @@ oi_cycle(void)
 	{
 		oi_slot_set_state(OI_WORKER_DELIVERING);
 		lsn = oi_pace_lsn();
-		oi_make_durable(lsn);
+		if (!oi_make_durable(lsn))
+			return;
 		oi_pace_note_durable(lsn);
 	}
 
 	oi_sublock_hold(oi_worker.sub->relid, oi_worker.id);
+	if (ConfigReloadPending)
+	{
+		oi_sublock_let_go();
+		return;
+	}
 	if (reloaded)
 		oi_worker.reloaded = false;
-	if (went_back || (reloaded && !oi_drain_armed(oi_worker.sub)) ||
+	if (oi_worker.went_back || (reloaded && !oi_drain_armed(oi_worker.sub)) ||
 		(changed && !oi_drain_current(oi_worker.sub, &oi_worker.cursor)))
 		oi_worker_load();
+	oi_worker.went_back = false;
 	if (!is_backing_off())
 		busy = work();
 	oi_sublock_let_go();

@@ -35,6 +35,8 @@ typedef struct OiWorker
 	int64		log_until;		/* nor is it, before then, while there is more */
 	bool		reloaded;		/* settings were read again: is it still
 								 * armed? */
+	bool		went_back;		/* the clock was set back, and everything is
+								 * to be loaded anew */
 	bool		definitions_changed;	/* of a server, a user mapping or a
 										 * wrapper: define the sink anew */
 	bool		roles_changed;	/* has the owner still the right to it? */

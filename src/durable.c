@@ -25,7 +25,6 @@
 #include "replication/walsender_private.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
-#include "utils/guc.h"
 #include "utils/wait_event.h"
 
 /* ms between two looks at what the synchronous standbys have */
@@ -108,8 +107,11 @@ oi_place_to_wait_for(void)
  * SyncRepWaitForLSN() is for commits: it must not be left by an interrupt
  * and gives up with a warning.  Here the wait may be broken off at any time,
  * nothing has been sent yet; so it polls.
+ *
+ * False: it may not be, since settings are to be read again.  They may ask for no standby
+ * any more, and may forbid what the caller is about to do; so that is up to him.
  */
-void
+bool
 oi_make_durable(XLogRecPtr lsn)
 {
 	int			wait = STANDBY_WAIT_FIRST;
@@ -121,10 +123,8 @@ oi_make_durable(XLogRecPtr lsn)
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
-		{
-			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
-		}
+			return false;
 		wait = Min(wait * 2, STANDBY_WAIT_MOST);
 	}
+	return true;
 }

@@ -13,6 +13,6 @@
 extern XLogRecPtr oi_wal_end(void);
 extern bool oi_flush(XLogRecPtr lsn);
 extern XLogRecPtr oi_place_to_wait_for(void);
-extern void oi_make_durable(XLogRecPtr lsn);
+extern bool oi_make_durable(XLogRecPtr lsn);
 
 #endif							/* OI_DURABLE_H */

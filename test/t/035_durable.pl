@@ -5,7 +5,8 @@
 # our own functions would raise synchronous_commit.  The WAL writer sleeps, so what
 # the worker does not flush is lost when the server is killed.
 #
-# Bugs that this catches: sending without a flush of what was read; flushing up
+# Bugs that this catches: sending at the end of the wait for a standby although the settings that
+# ended it forbid it (planted); sending without a flush of what was read; flushing up
 # to a place short of it; not waiting for the standby, or being held up for ever
 # when the standbys are no longer asked for.
 
@@ -166,6 +167,33 @@ $node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
 $node->reload;
 drained($node, 'audit');
 like(events_of($node, 'audit.jsonl'), qr/k9500 k9501$/, 'sent when no standby is asked for');
+
+# A change of mind that says as well that nothing is to be published from here.
+my $first = 9600;
+foreach my $case ([ "order_idempotency.environment = 'copy'", "order_idempotency.environment = ''" ],
+	[ 'order_idempotency.publish = off', 'order_idempotency.publish = on' ])
+{
+	my ($off, $on) = @$case;
+
+	$node->append_conf('postgresql.conf', "synchronous_standby_names = '*'");
+	$node->reload;
+	import_events($first, $first, 'local');
+	$node->poll_query_until('postgres', <<~'SQL') or die 'the worker does not wait';
+		SELECT count(*) = 1 FROM pg_stat_activity
+		WHERE backend_type = 'order_idempotency worker' AND wait_event = 'SyncRep'
+		SQL
+	$node->append_conf('postgresql.conf', "synchronous_standby_names = ''\n$off");
+	$node->reload;
+	$node->poll_query_until('postgres', <<~'SQL') or die 'the worker goes on waiting';
+		SELECT pid IS NULL OR state = 'off' OR lag_events = 0 FROM order_idempotency.subscription_status
+		SQL
+	unlike(events_of($node, 'audit.jsonl'), qr/k$first/, "$off: nothing is sent any more");
+	$node->append_conf('postgresql.conf', $on);
+	$node->reload;
+	drained($node, 'audit');
+	like(events_of($node, 'audit.jsonl'), qr/k$first$/, "$on: sent");
+	$first++;
+}
 
 # A standby's launcher begins when it is promoted.
 $node->stop('immediate');
