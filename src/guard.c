@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/tableam.h"
 #include "access/xact.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
@@ -24,6 +25,7 @@
 #include "utils/datum.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "errors.h"
@@ -354,23 +356,44 @@ check_step(const RowPair *pair)
 	return *last;
 }
 
+/*
+ * Raises 27000 if the order was changed again, or removed, before the effects of
+ * this change: the event of the later one is in the log already.  The triggers of
+ * a direct UPDATE fire when it ends, and what it calls, or a trigger for another
+ * row of it, may come to the order before that.
+ */
+static void
+check_newest(TriggerData *trigger, const OiOrder *order)
+{
+	if (table_tuple_satisfies_snapshot(trigger->tg_relation,
+									   trigger->tg_newslot, SnapshotSelf))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+			 errmsg("order \"%s\" was changed again before its change was complete",
+					text_to_cstring(order->key)),
+			 errhint("Change the order again after the UPDATE, not within it.")));
+}
+
 /* Trigger, AFTER UPDATE of each row: verifies, and has the effects. */
 Datum
 oi_guard_verify(PG_FUNCTION_ARGS)
 {
+	TriggerData *trigger = update_trigger(fcinfo);
 	RowPair		pair;
 	OiChange	change = {0};
 	Expected   *announced;
 	OiStep		step;
 	bool		state_changed;
 
-	read_pair(update_trigger(fcinfo), &pair);
+	read_pair(trigger, &pair);
 	oi_order_read(pair.new_values, pair.new_nulls, &pair.new);
 	state_changed = !oi_text_equal(pair.old.state, pair.new.state);
 	check_columns(&pair, state_changed);
 	if (!state_changed)
 		return PointerGetDatum(NULL);
 
+	check_newest(trigger, &pair.new);
 	step = check_step(&pair);
 	announced = find_expected(&pair.new, pair.new.version);
 	change.call = announced ? announced->call : NULL;
