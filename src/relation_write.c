@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/index.h"
@@ -148,6 +149,21 @@ oi_lend_indexes(OiTable *table)
 	table->rri->ri_IndexRelationInfo = table->index_infos;
 }
 
+/*
+ * Closes the tables of others whose triggers were fired from here: what a foreign
+ * key does in another table is queued with the triggers of our own statement.  Not
+ * ExecCloseResultRelations(), which would close our table's indexes as well.
+ */
+static void
+close_trigger_targets(EState *estate)
+{
+	ListCell   *lc;
+
+	foreach(lc, estate->es_trig_target_relations)
+		table_close(((ResultRelInfo *) lfirst(lc))->ri_RelationDesc, NoLock);
+	estate->es_trig_target_relations = NIL;
+}
+
 /* Frees what writing needed, and is in the memory context of the first write. */
 void
 oi_write_end(OiTable *table)
@@ -160,6 +176,7 @@ oi_write_end(OiTable *table)
 	if (table->estate)
 	{
 		ExecResetTupleTable(table->estate->es_tupleTable, false);
+		close_trigger_targets(table->estate);
 		FreeExecutorState(table->estate);
 	}
 	table->indexes = NULL;
