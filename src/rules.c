@@ -78,6 +78,10 @@ column_string(TupleTableSlot *slot, int column)
 /*
  * Reads the table as of now, own changes included.  Returns how many rows
  * there are.
+ *
+ * The snapshot is the one that the server reads its own catalogs with.  The
+ * latest one is not to be had while a parallel query runs, and get_order, in
+ * its leader, may be the first to ask.
  */
 static int
 read_transitions(OiTransition **transitions)
@@ -91,7 +95,7 @@ read_transitions(OiTransition **transitions)
 
 	*transitions = palloc(sizeof(OiTransition) * room);
 	oi_table_open(&table, OI_REL_LIFECYCLE, AccessShareLock);
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	snapshot = RegisterSnapshot(GetCatalogSnapshot(RelationGetRelid(table.rel)));
 	slot = oi_table_slot(&table);
 	scan = table_beginscan(table.rel, snapshot, 0, NULL);
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))

@@ -4,7 +4,8 @@
 # state of things from beginning to end, while others go on.
 #
 # Bugs that this catches: writing without PreventCommandIfReadOnly or past
-# parallel mode; get_order reading with the latest snapshot.
+# parallel mode; get_order reading with the latest snapshot, or the lifecycle with
+# one that is not to be had in a parallel query.
 
 use strict;
 use warnings;
@@ -89,6 +90,18 @@ is( $node->safe_psql('postgres', <<~"SQL"),
 	SQL
 	"claimed|2000\ncreated|200\n200\n4", 'parallel plans stay away from them');
 $before = $node->safe_psql('postgres', $counts);
+
+# What reads runs in the leader of a parallel query, also where nothing is cached yet:
+# each of these is a session of its own.
+foreach my $read ("SELECT state FROM $api.get_order('many-1')",
+	"SELECT state FROM $api.order_history('many-1')")
+{
+	my $query = "SELECT count(*), ($read) FROM input";
+	like($node->safe_psql('postgres', "$parallel RESET $mode; EXPLAIN $query;"),
+		qr/Gather/, "a parallel query: $read");
+	is($node->safe_psql('postgres', "$parallel RESET $mode; $query;"),
+		'2000|created', 'in its leader, the first of a session');
+}
 
 # A function that says of itself, wrongly, that it is safe.
 foreach my $call (@writing)
