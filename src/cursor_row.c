@@ -114,6 +114,7 @@ fill_cursor(OiCursor *cursor)
 	fill_open(cursor);
 	oi_cursor_set_end(cursor);
 	cursor->batch_lsn = oi_wal_end();
+	cursor->lsn = cursor->batch_lsn;	/* its writer may not have flushed */
 	cursor->nlate = -1;
 	cursor->moved = false;
 	cursor->passed = 0;

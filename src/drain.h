@@ -81,7 +81,7 @@ typedef struct OiCursor
 	/* the version of the row that says so */
 	ItemPointerData tid;
 	TransactionId xmin;
-	XLogRecPtr	lsn;			/* the end of what wrote it, if we did */
+	XLogRecPtr	lsn;			/* with WAL up to here it is durable */
 
 	/* not recorded */
 	XLogRecPtr	batch_lsn;		/* with WAL up to here all that batch sees is

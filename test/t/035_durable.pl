@@ -6,7 +6,7 @@
 # the worker does not flush is lost when the server is killed.
 #
 # Bugs that this catches: sending at the end of the wait for a standby although the settings that
-# ended it forbid it (planted); sending without a flush of what was read; flushing up
+# ended it forbid it (planted); making a delivery again whose record may not be durable (planted); sending without a flush of what was read; flushing up
 # to a place short of it; not waiting for the standby, or being held up for ever
 # when the standbys are no longer asked for.
 
@@ -193,6 +193,41 @@ foreach my $case ([ "order_idempotency.environment = 'copy'", "order_idempotency
 	drained($node, 'audit');
 	like(events_of($node, 'audit.jsonl'), qr/k$first$/, "$on: sent");
 	$first++;
+}
+
+# A numbered delivery of an event that failed before, of which nothing is known, so that it is made again: by another
+# worker, which was not the one to record it, not before the standby has that record.
+SKIP:
+{
+	skip 'the sink of test/modules is not installed', 1
+	  if !-e $node->config_data('--pkglibdir') . '/order_idempotency_numbered.so';
+
+	my $numbered = $node->basedir . '/numbered.log';
+	my $waits = <<~'SQL';
+		SELECT count(*) = 1 FROM order_idempotency.subscription_status s JOIN pg_stat_activity a USING (pid)
+		WHERE s.name = 'numbered' AND a.wait_event = 'SyncRep'
+		SQL
+	my $attempts = sub { scalar split /\n/, slurp_file("$numbered.tries") };
+
+	$node->safe_psql('postgres', <<~"SQL");
+		CREATE FOREIGN DATA WRAPPER order_idempotency_numbered;
+		CREATE SERVER numbered FOREIGN DATA WRAPPER order_idempotency_numbered OPTIONS (log '$numbered', mode 'refuse');
+		SELECT order_idempotency.create_subscription('numbered', 'numbered', ARRAY['again'], options => '{"backoff_min": 1}');
+		SELECT order_idempotency.emit_event('again', 'k', '{"do": "retry forget forget forget forget forget forget forget"}');
+		SQL
+	$node->poll_query_until('postgres', 'SELECT bool_or(open_failed IS NOT NULL) FROM order_idempotency.subscription_cursors')
+	  or die 'no delivery of what failed';
+	$node->append_conf('postgresql.conf', "synchronous_standby_names = '*'");
+	$node->reload;
+	$node->poll_query_until('postgres', $waits) or die 'the worker does not wait';
+	my $before = $attempts->();
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend(@{[ worker_pid($node, 'numbered') ]}, 180000)");
+	$node->poll_query_until('postgres', $waits) or die 'the next worker does not wait';
+	is($attempts->(), $before, 'the next worker does not make the delivery again before its record is durable');
+	$node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
+	$node->reload;
+	drained($node, 'numbered');
+	$node->safe_psql('postgres', "SELECT order_idempotency.drop_subscription('numbered')");
 }
 
 # A standby's launcher begins when it is promoted.
