@@ -51,20 +51,26 @@ let_go_at_exit(int code, Datum arg)
 }
 
 /*
+ * For the worker, as it starts, before it registers the end of what is to be under the
+ * lock: callbacks are called in the opposite order.
+ */
+void
+oi_sublock_prepare(void)
+{
+	before_shmem_exit(let_go_at_exit, (Datum) 0);
+}
+
+/*
  * For the worker: wait until nobody changes the subscription, and see to it
  * that nobody does.  It waits in a transaction that has no snapshot.
  */
 void
 oi_sublock_hold(Oid relid, int32 subscription)
 {
-	static bool registered = false;
 	MemoryContext context = CurrentMemoryContext;
 
 	if (is_held && oi_compat_holds_lock(&held, ShareLock))
 		return;
-	if (!registered)
-		before_shmem_exit(let_go_at_exit, (Datum) 0);
-	registered = true;
 	set_tag(&held, relid, subscription);
 	if (LockAcquire(&held, ShareLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
 	{

@@ -203,6 +203,7 @@ start(int index, const OiWorkerArgs *args)
 
 	if (!oi_slot_attach(index, args->dboid, args->subscription, &oi_worker.owner))
 		proc_exit(0);
+	oi_sublock_prepare();
 	before_shmem_exit(stop_sink, (Datum) 0);
 	BackgroundWorkerInitializeConnectionByOid(args->dboid, oi_worker.owner, 0);
 	HOLD_CANCEL_INTERRUPTS();	/* but in a delivery */

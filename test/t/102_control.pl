@@ -3,7 +3,7 @@
 # for a receiver that hangs; the place in the log is never lost.
 #
 # Bugs that this catches, each planted and seen to fail: a pause that returns while
-# a delivery is under way; a worker that goes on with what it had read before a
+# a delivery is under way, or while the sink of a worker that ends is not stopped; a worker that goes on with what it had read before a
 # seek or an alter; redrive out of order; a seek that skips what commits late.
 
 use strict;
@@ -71,6 +71,18 @@ foreach my $round (1 .. 10)
 drained($node, 'steady');
 keys_in_order($node, 'steady', 'paused and resumed');
 is(scalar(delivered_keys($node, 'steady')), 310, 'all of it came, once');
+
+# Pause while the worker ends in the middle of a delivery: its sink has stopped when it returns.
+subscribe_faulty($node, 'ending');
+$node->safe_psql('postgres', "ALTER SERVER ending OPTIONS (ADD shutdown 'slow');" . order_events('ending', [ 'e-1', 'hang' ]));
+wait_for_attempt('ending', 'e-1');
+$node->safe_psql('postgres', "SELECT pg_terminate_backend(pid) FROM $api.subscription_status WHERE name = 'ending'");
+$node->safe_psql('postgres', "SELECT $api.pause_subscription('ending')");
+ok(-e faulty_log($node, 'ending') . '.stopped', 'the sink of a worker that was ended has stopped when pause_subscription returns');
+$node->safe_psql('postgres', "SELECT $api.resume_subscription('ending')");
+drained($node, 'ending');
+is(join(' ', delivered_keys($node, 'ending')), 'e-1', 'and what it was at goes on');
+$node->safe_psql('postgres', "SELECT $api.drop_subscription('ending')");
 
 # In a transaction block: in effect at once, and rolled back with it.
 $pool->run(0, "BEGIN; SELECT $api.pause_subscription('steady');");

@@ -34,7 +34,8 @@
  * Option "down" is a file name: while there is such a file, every batch fails
  * with an ERROR before anything is written.  Options "startup" and "shutdown"
  * have the callback of that name do a word of misbehave.c, or raise an ERROR
- * ("error").  Option "missing" is what check_configured says.  A file
+ * ("error"); "slow" has shutdown take a second, and add ".stopped" as a file beside the log
+ * when it is through.  Option "missing" is what check_configured says.  A file
  * "faulty_init" in the data directory says what _PG_order_sink_init does:
  * nothing, magic, deliver (returns none of these), error.
  *
@@ -298,6 +299,20 @@ faulty_deliver(OiSinkState *state, OiSinkEvent *events, int n, TimestampTz deadl
 }
 
 /*
+ * Come to an end, but not at once.
+ */
+static void
+stop_slowly(OiSinkState *state)
+{
+	FILE	   *file;
+
+	pg_usleep(USECS_PER_SEC);
+	file = fopen(psprintf("%s.stopped", oi_sink_option(state->options, "log")), "w");
+	if (file != NULL)
+		fclose(file);
+}
+
+/*
  * Callback: close the log.
  */
 static void
@@ -308,7 +323,11 @@ faulty_shutdown(OiSinkState *state)
 	if (sink != NULL && sink->log != NULL)
 		fclose(sink->log);
 	state->private_data = NULL;
-	obey_option(state, "shutdown");
+	if (oi_sink_option(state->options, "shutdown") != NULL &&
+		strcmp(oi_sink_option(state->options, "shutdown"), "slow") == 0)
+		stop_slowly(state);
+	else
+		obey_option(state, "shutdown");
 }
 
 static const OiSinkCallbacks faulty_callbacks = {
