@@ -69,8 +69,9 @@ make_session(RedisSink *sink)
 
 /*
  * The answer to a step; a refusal is an error, if the step has to be.  Redis repeats the
- * arguments of a command that it does not know, so of one with a password only the code is
- * shown.
+ * arguments of a command that it does not know, up to 128 bytes of them.  A password
+ * that is cut off there is not found by who hides it (sink_outcome.c), so of an answer
+ * to one only the code is shown.
  */
 static redisReply *
 answer_to(RedisSink *sink, const Step *step, TimestampTz deadline)

@@ -435,9 +435,9 @@ $locked->ask('ACL', 'SETUSER', 'orders', 'resetkeys', '~locked', '~order_idempot
 good('locked', $locked, 'with the rights that the documentation names');
 my $renamed = OrderIdempotency::Redis->new('renamed', $node->basedir, args => [ '--rename-command', 'AUTH', '' ]);
 create_redis('renamed', $renamed->port);
-$node->safe_psql('postgres', "CREATE USER MAPPING FOR CURRENT_USER SERVER renamed OPTIONS (\"user\" 'orders', password '$canary')");
+$node->safe_psql('postgres', "CREATE USER MAPPING FOR CURRENT_USER SERVER renamed OPTIONS (\"user\" 'orders', password '@{[ $canary x 20 ]}')");
 write_events('renamed', 5);
-wait_for_error('renamed', 'Redis refused AUTH: ERR$', 'a Redis that repeats what it does not know');
+wait_for_error('renamed', 'Redis refused AUTH: ERR$', 'a Redis that repeats what it does not know, as much as it has room for');
 my $shown = $node->safe_psql('postgres', <<~SQL);
 	SELECT s::text FROM $api.subscription_status s;
 	SELECT a::text FROM pg_stat_activity a WHERE pid <> pg_backend_pid();
