@@ -7,7 +7,7 @@
  * between nothing is known: an error is raised, the handle is ended, and the next
  * start finds out (kafka_state.c).
  *
- * One message that is not taken aborts all.  Then none of them is there, for
+ * One message that the broker does not take aborts all.  Then none of them is there, for
  * certain; the one is set aside, and so are those behind it of its key, by an
  * outcome with a reason.  The others are sent again, under the same number; its
  * marker says which events it is without.
@@ -128,39 +128,6 @@ await_answers(KafkaSink *sink, const OiSinkEvent *probe, TimestampTz deadline)
 }
 
 /*
- * Send all events.  Returns how many were: librdkafka may refuse one by itself, which
- * is its answer then.
- */
-static int
-send_all(KafkaSink *sink, const OiSinkEvent *events, int n, TimestampTz deadline)
-{
-	for (int i = 0; i < n; i++)
-	{
-		rd_kafka_resp_err_t code;
-
-		if (events[i].reason != NULL)
-			continue;
-		code = kafka_send(sink, &events[i], i);
-		if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
-		{
-			sink->inbox->answers[i] = code;
-			return i;
-		}
-		if (one_by_one)
-		{
-			kafka_find_topics(sink);
-			(void) await_answers(sink, NULL, deadline);
-		}
-		if (i % 64 == 63)
-		{
-			CHECK_FOR_INTERRUPTS();
-			rd_kafka_poll(sink->producer, 0);
-		}
-	}
-	return n;
-}
-
-/*
  * Is an answer about the one message?
  */
 static bool
@@ -180,6 +147,45 @@ set_aside(OiSinkEvent *events, int n, int which, rd_kafka_resp_err_t answer)
 	kafka_set_aside(events, n, which,
 					kafka_verdict(answer) == KAFKA_REJECTED ? OI_SINK_REJECTED : OI_SINK_RETRY,
 					psprintf("Kafka: %s", rd_kafka_err2str(answer)));
+}
+
+/*
+ * Send all events.  One that librdkafka refuses by itself is set aside: nothing of it is in
+ * the transaction, which is none the worse for it.  Returns how many were done; where it
+ * refuses for another reason that is the answer to the next.
+ */
+static int
+send_all(KafkaSink *sink, OiSinkEvent *events, int n, TimestampTz deadline)
+{
+	for (int i = 0; i < n; i++)
+	{
+		rd_kafka_resp_err_t code;
+
+		if (events[i].reason != NULL)
+			continue;
+		code = kafka_send(sink, &events[i], i);
+		if (is_own_fault(code))
+		{
+			set_aside(events, n, i, code);
+			continue;
+		}
+		if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
+		{
+			sink->inbox->answers[i] = code;
+			return i;
+		}
+		if (one_by_one)
+		{
+			kafka_find_topics(sink);
+			(void) await_answers(sink, NULL, deadline);
+		}
+		if (i % 64 == 63)
+		{
+			CHECK_FOR_INTERRUPTS();
+			rd_kafka_poll(sink->producer, 0);
+		}
+	}
+	return n;
 }
 
 /*

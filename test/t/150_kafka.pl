@@ -5,8 +5,8 @@
 #
 # Bugs that this catches: a message that was refused taken for delivered, or taking
 # others along; one sent although an earlier one of its key was refused; an event among the markers of
-# the state topic; a topic too long for Kafka that holds up all; what an aborted
-# transaction had seen by a consumer that reads what is committed; an event without a
+# the state topic; a topic too long for Kafka, or a crowd of messages too large, that holds up all; what an
+# aborted transaction had seen by a consumer that reads what is committed; an event without a
 # payload that ends its key in a compacted topic; a secret in a message.
 
 use strict;
@@ -219,6 +219,18 @@ foreach my $mode ('transactions', 'acks')
 	is(scalar(grep { $_->{headers}{ce_id} } $kafka->records("shop.$strange.other")), 0,
 		"$mode: no event is in the state topic");
 }
+
+# So many that are too large for the options that a transaction for each would take longer than a
+# delivery may.
+$kafka->create_topic('shop.crowd');
+create_kafka('crowd', server => '"message.max.bytes" \'1000\'', topic => 'shop.crowd');
+emit_all(map { event('crowd', "large-$_", '{"x": "' . 'x' x 1000 . '"}') . ($_ % 100 ? '' : event('crowd', "small-$_")) } 1 .. 1000);
+ok(poll($node, 'postgres', <<~"SQL"), 'all of many that are too large are dead')
+	SELECT count(*) = 1000 AND bool_and(reason LIKE '%size too large%') FROM $api.dead_letters WHERE subscription = 'crowd'
+	SQL
+  or diag($node->safe_psql('postgres', "SELECT * FROM $api.subscription_status WHERE name = 'crowd'"));
+once_in_order('crowd', ['shop.crowd'], 'among many that are too large', except => '^large');
+$node->safe_psql('postgres', "SELECT $api.drop_subscription('crowd')");
 
 # The state topic was made as it has to be.
 is($kafka->admin('describe', 'order_idempotency'), '1 compact', 'the state topic is compacted');
