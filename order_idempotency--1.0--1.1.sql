@@ -46,7 +46,7 @@ CREATE TABLE installation (
 );
 INSERT INTO installation (id) VALUES (pg_catalog.gen_random_uuid());
 
-CREATE SEQUENCE in_use AS int CACHE 1;
+CREATE SEQUENCE in_use AS bigint CACHE 1;
 SELECT pg_catalog.nextval('order_idempotency.in_use');
 REVOKE ALL ON TABLE installation FROM PUBLIC;
 REVOKE ALL ON SEQUENCE in_use FROM PUBLIC;
@@ -55,7 +55,7 @@ COMMENT ON TABLE installation IS
 'which installation of the extension this is: its only row is made by CREATE EXTENSION and is not dumped, so a restored database is another one; pg_upgrade keeps it';
 COMMENT ON COLUMN installation.id IS 'a random UUID';
 COMMENT ON SEQUENCE in_use IS
-'called once, by the first write through the extension''s functions in this installation; not dumped, so that a restored log goes on in another incarnation';
+'set to the database''s OID by the first write through the extension''s functions in this installation and database; not dumped, so that a restored log goes on in another incarnation';
 
 ----------------------------------------------------------------------------
 -- Subscriptions are armed for where they may publish: those that are there, for

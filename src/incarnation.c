@@ -10,8 +10,9 @@
  * 2^OI_INCARNATION_BITS.  The high bits of a position say which incarnation it
  * belongs to, and the xids of one incarnation all come from one cluster.
  *
- * Sequence "in_use" was called once that is done.  It is not dumped, so a
- * restored database begins without; pg_upgrade keeps it.
+ * Sequence "in_use" has the database's OID once that is done.  It is not dumped, so a
+ * restored database begins without; pg_upgrade keeps it.  A copy by CREATE DATABASE
+ * has its template's.
  *
  * Sequences are not transactional: whoever sees one of these changes may
  * build on it, whatever becomes of the transaction that made it.  A crash
@@ -23,11 +24,16 @@
 #include "postgres.h"
 
 #include "commands/sequence.h"
+#include "miscadmin.h"
+
 #include "incarnation.h"
 #include "relation.h"
 #include "sequence.h"
 
-/* the sequence in_use that this backend knows to have been called */
+/* how many values the server draws from a sequence without a word in WAL (SEQ_LOG_VALS) */
+#define DRAWN_UNLOGGED 32
+
+/* the sequence in_use that this backend knows to have this database's mark */
 static Oid	adopted = InvalidOid;
 
 /*
@@ -76,17 +82,48 @@ has_ancestor(void)
 }
 
 /*
- * Mark the installation as in use, if nobody has.
+ * Have a sequence write WAL, from here on ahead of what it gives out.  The last of
+ * so many values is one that it cannot draw without.
+ */
+static void
+draw_past_unlogged(OiRelation sequence)
+{
+	for (int i = 0; i <= DRAWN_UNLOGGED; i++)
+		(void) nextval_internal(oi_relation_oid(sequence), false);
+}
+
+/*
+ * Is the installation in use, and marked so in this database?
+ */
+static bool
+is_adopted(Oid in_use)
+{
+	OiSequence	mark = oi_sequence_read(in_use);
+
+	return mark.is_called && mark.last_value == (int64) MyDatabaseId;
+}
+
+/*
+ * Mark the installation as in use here, if nobody has.
+ *
+ * A mark of another database was copied from a template, with the sequences as they
+ * stood: what they had logged ahead is in the template's WAL, not in ours, and
+ * after a crash they would give out the same values again.
  */
 static void
 adopt(Oid in_use)
 {
 	oi_sequence_lock(in_use);
-	if (!oi_sequence_read(in_use).is_called)
+	if (!is_adopted(in_use))
 	{
-		if (has_ancestor())
+		if (oi_sequence_read(in_use).is_called)
+		{
+			draw_past_unlogged(OI_REL_OUTBOX_POSITION);
+			draw_past_unlogged(OI_REL_SUBSCRIPTION_ID);
+		}
+		else if (has_ancestor())
 			advance_log();
-		(void) nextval_internal(in_use, false);
+		oi_sequence_set(in_use, (int64) MyDatabaseId);
 	}
 	oi_sequence_unlock(in_use);
 }
@@ -103,7 +140,7 @@ oi_incarnation_adopt(void)
 
 	if (in_use == adopted || !OidIsValid(in_use))
 		return;
-	if (!oi_sequence_read(in_use).is_called)
+	if (!is_adopted(in_use))
 		adopt(in_use);
 	adopted = in_use;
 }

@@ -6,7 +6,7 @@
 # Bugs that this catches, each of which was planted: an entry that draws a position
 # without looking; two that advance one after the other; a lock that is kept until
 # the transaction ends; an advance that takes a right to the sequence; a mark that
-# is set before the advance.
+# is set before the advance; a copy of a template that trusts its sequences' WAL.
 
 use strict;
 use warnings;
@@ -165,6 +165,25 @@ $node->safe_psql($db, emit('next'));
 sql_is($node, <<~SQL, 't|2', 'after a crash', $db);
 	SELECT u.is_called, (SELECT count(DISTINCT position >> 44) FROM $api.outbox) FROM $api.in_use u
 	SQL
+
+# A database that is in use, as a template: the copy's sequences have nothing in WAL of
+# what they have logged ahead.  What was drawn there before a crash is not drawn again.
+$node->safe_psql('postgres', 'CREATE DATABASE used');
+create_extension($node, 'used');
+create_sink($node, 'used');
+$node->safe_psql('used', "CHECKPOINT; SELECT $api.create_subscription('s', 'files', options => '{\"from\": \"start\"}');" . emit('e') x 2);
+$node->safe_psql('used', "SELECT $api.drop_subscription('s')");
+$node->safe_psql('postgres', 'CREATE DATABASE of_used TEMPLATE used STRATEGY wal_log');
+$node->safe_psql('of_used', emit('before') x 2 . "SELECT $api.create_subscription('before', 'files')");
+kill_server($node);
+$node->start;
+$node->safe_psql('of_used', emit('after') x 2);
+sql_is($node, "SELECT string_agg(key, ',' ORDER BY position, key), count(DISTINCT position) FROM $api.outbox",
+	'e,e,before,before,after,after|6', 'a copy of a template draws no position twice', 'of_used');
+$node->safe_psql('of_used', "SELECT $api.create_subscription('after', 'files')");
+sql_is($node, "SELECT string_agg(name, ',' ORDER BY id) FROM $api.subscriptions", 'before,after', 'nor a number of a subscription', 'of_used');
+sql_is($node, "SELECT last_value::text = (SELECT oid::text FROM pg_database WHERE datname = current_database()) FROM $api.in_use",
+	't', 'and is marked as in use itself', 'of_used');
 
 # An extension that is dropped and created anew in the session of the first one.
 $db = new_copy();
