@@ -9,7 +9,8 @@
  * affected.  PREPARE and COMMIT PREPARED are always flushed, but wait for the
  * standbys only if the session says so: it is raised for them as well.  Of what a
  * prepared transaction wrote nothing is known any more, so that is for each one
- * in a database that has the extension.
+ * in a database that has the extension, in sessions that have the library: all of
+ * them only where it is preloaded.
  *
  * A transaction that wrote nothing answered by what others have committed, and
  * a commit whose wait for the synchronous standbys was broken off, by a crash or by
@@ -84,6 +85,27 @@ wait_for_what_was_seen(void)
 	RESUME_INTERRUPTS();
 }
 
+/*
+ * Says, once a session, that what is about to be prepared may be committed
+ * without a wait for synchronous standbys: a session that only sends COMMIT PREPARED has
+ * our hook only where the library is loaded in advance.
+ */
+static void
+warn_unless_preloaded(void)
+{
+	static bool warned = false;
+
+	if (warned || oi_shared != NULL || SyncRepStandbyNames == NULL ||
+		SyncRepStandbyNames[0] == '\0')
+		return;
+	warned = true;
+	ereport(WARNING,
+			(errcode(ERRCODE_WARNING),
+			 errmsg("COMMIT PREPARED may not wait for synchronous standbys"),
+			 errdetail("It waits as synchronous_commit says in the session that sends it; the extension raises that only where its library is loaded."),
+			 errhint("Add order_idempotency to shared_preload_libraries and restart the server.")));
+}
+
 /* Forgets what the transaction has asked and written. */
 static void
 forget(void)
@@ -108,7 +130,10 @@ xact_callback(XactEvent event, void *arg)
 			break;
 		case XACT_EVENT_PRE_PREPARE:
 			if (wrote)
+			{
 				raise_synchronous_commit();
+				warn_unless_preloaded();
+			}
 			wait_for_what_was_seen();
 			break;
 		case XACT_EVENT_COMMIT:

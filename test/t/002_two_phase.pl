@@ -6,7 +6,7 @@
 #
 # Bugs that this catches: keeping anything about a pending claim in the memory
 # of a backend or of the server; refusing or forgetting the durability
-# hooks at PREPARE.
+# hooks at PREPARE; no word of it where there are none at COMMIT PREPARED.
 
 use strict;
 use warnings;
@@ -218,4 +218,26 @@ sql_is($node,
 	q{SELECT state FROM order_idempotency.get_order('late-order')},
 	'created', 'a transaction committed in its second phase survives a crash');
 consistent($node, 'two-phase commit');
+
+# Where the library is not preloaded nobody can raise synchronous_commit for a session
+# that only commits.  PREPARE says so, once a session, if there are standbys to wait for.
+my $bare = new_node('bare', conf => "shared_preload_libraries = ''\n");
+my $prepare = join('', map { <<~"SQL" } 1, 2);
+	BEGIN;
+	SELECT order_idempotency.create_order('bare-$_', 1, 'EUR');
+	PREPARE TRANSACTION 'bare-$_';
+	COMMIT PREPARED 'bare-$_';
+	SQL
+my $warning = qr/WARNING: +COMMIT PREPARED may not wait for synchronous standbys/;
+
+foreach my $names ('', 'elsewhere')
+{
+	$bare->append_conf('postgresql.conf', "synchronous_standby_names = '$names'\n");
+	$bare->reload;
+	poll($bare, 'postgres', "SELECT current_setting('synchronous_standby_names') = '$names'");
+
+	my ($status, $out, $err) = $bare->psql('postgres', $prepare =~ s/bare/bare$names/gr);
+	my @warnings = $err =~ /$warning/g;
+	is("$status " . @warnings, $names ? '0 1' : '0 0', "not preloaded, standbys '$names'");
+}
 done_testing();
