@@ -3,16 +3,30 @@ of their own, on ports of the loopback interface, with their files in a director
 The tests in Perl have OrderIdempotency::Broker."""
 
 import os
+import random
 import socket
 import subprocess
 import time
 
 
+# Below those that the kernel gives to connections, net.ipv4.ip_local_port_range: one of these
+# could be taken while a broker is down that is to come back on it.
+PORTS = range(16384, 32768)
+given = set()
+
+
 def free_port():
-    """A port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port of the loopback interface that nobody listens on now, and that was not given before."""
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in given:
+            given.add(port)
+            return port
 
 
 def accepts(port):

@@ -41,13 +41,20 @@ sub require_broker
 	return;
 }
 
-# A port that nobody listens on now.
+# A port that nobody listens on now, and that was not given before.  It is below those that the
+# kernel gives to connections, net.ipv4.ip_local_port_range: one of these could be taken
+# while a broker is down that is to come back on it.
+my %given;
+
 sub free_port
 {
-	my $socket = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Proto => 'tcp', Listen => 1)
-	  or die "no free port: $!";
+	while (1)
+	{
+		my $port = 16384 + int rand 16384;
 
-	return $socket->sockport;
+		return $port if IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $port, Proto => 'tcp', Listen => 1)
+		  && !$given{$port}++;
+	}
 }
 
 # Waits until a function returns something true, and returns that.
