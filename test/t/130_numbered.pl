@@ -120,10 +120,12 @@ sub write_events
 
 		$sql .= "SELECT $api.emit_event('$name.event', '$key'$payload);\n";
 	}
-	wait_until_up($node);
-	if (!eval { $node->safe_psql('postgres', $sql); 1 })
+	while (1)
 	{
-		die $@ if $@ !~ /connection to server was lost/;
+		wait_until_up($node);
+		last if eval { $node->safe_psql('postgres', $sql); 1 } || $@ =~ /connection to server was lost/;
+		# an earlier one had it crash before this was begun
+		die $@ if $@ !~ /connection to server on socket .* failed/;
 	}
 	return;
 }
