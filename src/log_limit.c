@@ -22,6 +22,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "generation.h"
 #include "guc.h"
 #include "incarnation.h"
@@ -34,6 +35,9 @@
 /* ms until the next look at a log that is at most half full, and at others */
 #define LOOK_SELDOM 10000
 #define LOOK_OFTEN 1000
+
+/* ms that a subscription has for a generation when the next has begun */
+#define TIME_TO_DELIVER 5000
 
 /* The size of a slot's table, with all that belongs to it. */
 static int64
@@ -141,22 +145,22 @@ names_of(const List *holders)
 
 /*
  * Who holds the oldest generation that is not written to any more and that
- * anybody holds.
+ * anybody holds.  A burst fills the log before anybody could deliver it: who
+ * holds what was current a moment ago is not held up.
  */
 static List *
 oldest_holders(void)
 {
 	OiGeneration rows[OI_SLOTS];
 	int			n = oi_generation_list(OI_STORE_OUTBOX, rows);
+	TimestampTz now = GetCurrentTimestamp();
+	List	   *holders = NIL;
 
-	for (int i = 0; i < n - 1; i++)
-	{
-		List	   *holders = oi_log_holders(rows[i].slot, OI_HOLDS);
-
-		if (holders != NIL)
-			return holders;
-	}
-	return NIL;
+	for (int i = 0; i < n - 1 && holders == NIL; i++)
+		if (oi_time_has_come(TimestampTzPlusMilliseconds(rows[i + 1].started_at, TIME_TO_DELIVER),
+							 now, TIME_TO_DELIVER))
+			holders = oi_log_holders(rows[i].slot, OI_HOLDS);
+	return holders;
 }
 
 /*

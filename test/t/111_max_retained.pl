@@ -6,7 +6,8 @@
 #
 # Bugs that this is to catch: refusing although nobody holds anything;
 # not looking again when the log has room (it never heals); emptying what an invalidated
-# subscription has not, without a word; leaving its worker at work.
+# subscription has not, without a word; leaving its worker at work; taking one for held up that
+# a burst is a moment ahead of.
 
 use strict;
 use warnings;
@@ -18,6 +19,7 @@ use OrderIdempotency::Drain;
 use OrderIdempotency::Node;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 my $api = 'order_idempotency';
 my $node = new_drain_node('max_retained',
@@ -68,6 +70,14 @@ sub set
 	$node->reload;
 	$node->poll_query_until('postgres', "SHOW order_idempotency.$name", $value) or die;
 	return;
+}
+
+# The state of a subscription.
+sub state
+{
+	my ($name) = @_;
+
+	return $node->safe_psql('postgres', "SELECT state FROM $api.subscription_status WHERE name = '$name'");
 }
 
 # The ids of the events in a subscription's file.
@@ -146,12 +156,28 @@ heals('it heals when the subscription is dropped');
 # invalidate
 
 set('on_full', 'invalidate');
+my $worker = wait_for_worker($node, 'quick');
+my $generation = "(SELECT max(generation) FROM $api.generations WHERE store = 'outbox')";
+drained($node, 'quick');
+$node->poll_query_until('postgres', "SELECT $size < 1024 * 1024") or die 'the log stays large';
+my $current = $node->safe_psql('postgres', "SELECT $generation");
+kill 'STOP', $worker;
+$error = fill(40);
+my $noticed = $node->poll_query_until('postgres', "SELECT $generation > $current");
+usleep(500_000);
+my $large = $node->safe_psql('postgres', "SELECT $size");
+kill 'CONT', $worker;
+ok($noticed, 'a burst fills the log while a worker is held up for a second');
+is($error, '', 'it is taken');
+cmp_ok($large, '>', 1024 * 1024, 'and is more than may be kept');
+drained($node, 'quick');
+isnt(state('quick'), 'invalidated', 'the subscription is not given up for that');
 subscribe($node, 'loses');
 drained($node, 'loses');
 $node->safe_psql('postgres', "SELECT $api.pause_subscription('loses')");
 my $before = $node->safe_psql('postgres', 'SELECT count(*) FROM emitted');
 my $offset = -s $node->logfile;
-until ($node->safe_psql('postgres', "SELECT state FROM $api.subscription_status WHERE name = 'loses'") eq 'invalidated')
+until (state('loses') eq 'invalidated')
 {
 	$error = fill(1);
 	last if $error ne '';
