@@ -1380,7 +1380,7 @@ COMMENT ON COLUMN subscription_cursors.turn IS
 'goes down by one now and then, so that the index has the newest versions of a row first';
 COMMENT ON COLUMN subscription_cursors.token IS 'the number of the last delivery to a sink that refuses repeats by number; 0: none';
 COMMENT ON COLUMN subscription_cursors.token_timeline IS 'the timeline of the server when it was given out';
-COMMENT ON COLUMN subscription_cursors.open_log IS 'of such a sink, events of the log that were read and are not known to be done: pairs of a position and of the index in that delivery, -1 if it is in none, plus 2^32 for each event that follows it in both; null: none';
+COMMENT ON COLUMN subscription_cursors.open_log IS 'events of the log that were read and are not known to be done: pairs of a position and, of such a sink, of the index in that delivery, -1 if it is in none, plus 2^32 for each event that follows it in both; null: none';
 COMMENT ON COLUMN subscription_cursors.open_upto IS 'the progress once these are done';
 COMMENT ON COLUMN subscription_cursors.open_failed IS 'the same of failed_events, of that delivery';
 COMMENT ON COLUMN subscription_cursors.settled IS 'the number of the last delivery to such a sink of which it is known what became of each event; 0: none';

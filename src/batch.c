@@ -231,7 +231,9 @@ read_rest(Reader *reader)
 }
 
 /*
- * Read certain events, which were read before, in the order of their positions.
+ * Read certain events, which were read before, in the order of their positions.  Those
+ * that the subscription does not want any more are left out, unless they have a number: what
+ * became of them has to be found out.
  */
 OiBatch *
 oi_batch_read_open(const OiSubscription *sub, const OiOpen *open, MemoryContext context)
@@ -252,7 +254,9 @@ oi_batch_read_open(const OiSubscription *sub, const OiOpen *open, MemoryContext 
 		OiEventRow	row;
 
 		oi_event_row(&row, SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
-		(void) oi_batch_add(batch, sub, &row, context);
+		if (wants_type(sub, row.values[OI_EVENT_TYPE]) ||
+			oi_open_has_number(open, DatumGetInt64(row.values[OI_EVENT_POSITION])))
+			(void) oi_batch_add(batch, sub, &row, context);
 	}
 	SPI_freetuptable(SPI_tuptable);
 	return batch;

@@ -48,14 +48,15 @@
 #define RECORD_INTERVAL 60000
 
 /*
- * Have the cursor know what is open of a numbered sink's events: of the batch
- * of the log, and of another one that is about to be recorded.
+ * Have the cursor know what is open of the batch of the log: what became of events behind
+ * an open one must not be forgotten with the batch.  And of a numbered sink's events, of
+ * another batch that is about to be recorded.
  */
 static void
 note_open(const OiBatch *batch)
 {
 	OiCursor   *cursor = &oi_worker.cursor;
-	const OiBatch *log = cursor->numbered ? oi_worker.batch : NULL;
+	const OiBatch *log = oi_worker.sub->parks ? oi_worker.batch : NULL;
 	const OiBatch *failed = cursor->numbered && batch != NULL && batch->failed ? batch : NULL;
 
 	oi_open_note(&cursor->open_log, log, cursor->context);

@@ -22,6 +22,7 @@
  *		kafka:sent		its messages were handed to librdkafka, and the marker
  *		kafka:committed	it is committed, or cannot be
  *		kafka:aborted	it is aborted
+ *		kafka:found		of an event it is known that the broker refuses it
  *
  *-------------------------------------------------------------------------
  */

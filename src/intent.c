@@ -165,6 +165,28 @@ oi_open_positions(const OiOpen *open)
 	return int8_array(open->pairs, open->n, 2);
 }
 
+/*
+ * Has an open event a number?
+ */
+bool
+oi_open_has_number(const OiOpen *open, int64 position)
+{
+	for (int i = 0; i < open->n; i++)
+		if (open->pairs[2 * i] == position)
+			return open->pairs[2 * i + 1] != OI_NO_INDEX;
+	return false;
+}
+
+/*
+ * Take their numbers away from open events.
+ */
+void
+oi_open_withdraw(OiOpen *open)
+{
+	for (int i = 0; i < open->n; i++)
+		open->pairs[2 * i + 1] = OI_NO_INDEX;
+}
+
 /* an event that was read anew, with its info */
 typedef struct Pair
 {

@@ -22,6 +22,8 @@ extern void oi_open_note(OiOpen *open, const OiBatch *batch, MemoryContext conte
 extern Datum oi_open_to_datum(const OiOpen *open, bool numbered_only);
 extern void oi_open_from_datum(OiOpen *open, Datum value, MemoryContext context);
 extern Datum oi_open_positions(const OiOpen *open);
+extern bool oi_open_has_number(const OiOpen *open, int64 position);
+extern void oi_open_withdraw(OiOpen *open);
 extern void oi_open_apply(const OiOpen *open, OiBatch *batch);
 
 extern bool oi_intent_has(const OiBatch *batch);

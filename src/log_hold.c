@@ -20,8 +20,8 @@
  * further xid need be looked at holds up to the moment's own position only,
  * and a batch's progress can be above that.
  *
- * Events of a numbered delivery whose outcome is not known (open_log) are read
- * again from the log, and a seek does not forget them: they are needed, wherever
+ * Open events (open_log) are read again from the log, and a seek does not forget those of
+ * a numbered delivery whose outcome is not known: they are needed, wherever
  * the cursor is.
  *
  *-------------------------------------------------------------------------

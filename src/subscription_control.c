@@ -74,6 +74,19 @@ set_column(TupleTableSlot *slot, int column, Datum value)
 }
 
 /*
+ * The events of the log that were read and not delivered.  False: there are none.
+ */
+static bool
+read_open(TupleTableSlot *slot, OiOpen *open)
+{
+	if (slot->tts_isnull[CURSOR_OPEN_LOG - 1])
+		return false;
+	oi_open_from_datum(open, PointerGetDatum(PG_DETOAST_DATUM(slot->tts_values[CURSOR_OPEN_LOG - 1])),
+					   CurrentMemoryContext);
+	return true;
+}
+
+/*
  * Of the events that were read and not delivered, forget those that were not
  * handed to the sink: they are read again, or passed over.  What became of others
  * is still to be found out.
@@ -84,10 +97,8 @@ keep_numbered(TupleTableSlot *slot)
 	OiOpen		open = {0};
 	Datum		numbered;
 
-	if (slot->tts_isnull[CURSOR_OPEN_LOG - 1])
+	if (!read_open(slot, &open))
 		return;
-	oi_open_from_datum(&open, PointerGetDatum(PG_DETOAST_DATUM(slot->tts_values[CURSOR_OPEN_LOG - 1])),
-					   CurrentMemoryContext);
 	numbered = oi_open_to_datum(&open, true);
 	if (numbered != 0)
 		set_column(slot, CURSOR_OPEN_LOG, numbered);
@@ -123,16 +134,20 @@ forget_settled(TupleTableSlot *slot)
 }
 
 /*
- * Another receiver knows nothing of what the one before was sent.
+ * Another receiver knows nothing of what the one before was sent.  It gets what is open.
  */
 static void
 forget_deliveries(TupleTableSlot *slot)
 {
+	OiOpen		open = {0};
+
 	forget_settled(slot);
 	set_column(slot, CURSOR_TOKEN, Int64GetDatum(0));
-	slot->tts_isnull[CURSOR_OPEN_LOG - 1] = true;
-	slot->tts_isnull[CURSOR_OPEN_UPTO - 1] = true;
 	slot->tts_isnull[CURSOR_OPEN_FAILED - 1] = true;
+	if (!read_open(slot, &open))
+		return;
+	oi_open_withdraw(&open);
+	set_column(slot, CURSOR_OPEN_LOG, oi_open_to_datum(&open, false));
 }
 
 /*

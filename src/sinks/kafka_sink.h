@@ -119,6 +119,11 @@ extern void kafka_open_reader(KafkaSink *sink, TimestampTz deadline);
 extern void kafka_enter_transactions(KafkaSink *sink, TimestampTz deadline);
 extern void kafka_send_marker(KafkaSink *sink, const char *without);
 
+/* kafka_refusal.c */
+extern void kafka_remember_refusal(const OiSinkState *state, const OiSinkEvent *event,
+								   rd_kafka_resp_err_t answer);
+extern rd_kafka_resp_err_t kafka_recall_refusal(const OiSinkState *state, const OiSinkEvent *event);
+
 /* kafka_transaction.c */
 extern void kafka_begin(KafkaSink *sink);
 extern rd_kafka_error_t *kafka_commit(KafkaSink *sink, TimestampTz deadline);

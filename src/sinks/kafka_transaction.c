@@ -142,11 +142,29 @@ is_own_fault(rd_kafka_resp_err_t answer)
  * Set aside the event that an answer is about.
  */
 static void
-set_aside(OiSinkEvent *events, int n, int which, rd_kafka_resp_err_t answer)
+set_aside(const KafkaSink *sink, OiSinkEvent *events, int n, int which, rd_kafka_resp_err_t answer)
 {
-	kafka_set_aside(events, n, which,
-					kafka_verdict(answer) == KAFKA_REJECTED ? OI_SINK_REJECTED : OI_SINK_RETRY,
+	bool		rejected = kafka_verdict(answer) == KAFKA_REJECTED;
+
+	if (rejected)
+		kafka_remember_refusal(sink->state, &events[which], answer);
+	kafka_set_aside(events, n, which, rejected ? OI_SINK_REJECTED : OI_SINK_RETRY,
 					psprintf("Kafka: %s", rd_kafka_err2str(answer)));
+}
+
+/*
+ * Set aside what earlier calls for this delivery found.
+ */
+static void
+set_aside_again(const KafkaSink *sink, OiSinkEvent *events, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		rd_kafka_resp_err_t answer = kafka_recall_refusal(sink->state, &events[i]);
+
+		if (answer != RD_KAFKA_RESP_ERR_NO_ERROR && events[i].reason == NULL)
+			set_aside(sink, events, n, i, answer);
+	}
 }
 
 /*
@@ -166,7 +184,7 @@ send_all(KafkaSink *sink, OiSinkEvent *events, int n, TimestampTz deadline)
 		code = kafka_send(sink, &events[i], i);
 		if (is_own_fault(code))
 		{
-			set_aside(events, n, i, code);
+			set_aside(sink, events, n, i, code);
 			continue;
 		}
 		if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
@@ -245,7 +263,8 @@ largest(const OiSinkEvent *events, const bool *suspects, int n)
  * them, or that it takes all that are not larger.
  */
 static void
-acquit_topic(OiSinkEvent *events, bool *suspects, int n, const char *topic, rd_kafka_resp_err_t code)
+acquit_topic(const KafkaSink *sink, OiSinkEvent *events, bool *suspects, int n, const char *topic,
+			 rd_kafka_resp_err_t code)
 {
 	for (int i = 0; i < n; i++)
 	{
@@ -253,7 +272,7 @@ acquit_topic(OiSinkEvent *events, bool *suspects, int n, const char *topic, rd_k
 			continue;
 		suspects[i] = false;
 		if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
-			set_aside(events, n, i, code);
+			set_aside(sink, events, n, i, code);
 	}
 }
 
@@ -293,10 +312,11 @@ examine(KafkaSink *sink, OiSinkEvent *events, int n, TimestampTz deadline)
 		if (is_own_fault(code))
 		{
 			failed++;
-			set_aside(events, n, which, code);
+			set_aside(sink, events, n, which, code);
+			oi_sink_fault("kafka:found");
 		}
 		if (kafka_verdict(code) == KAFKA_REFUSED || (code == RD_KAFKA_RESP_ERR_NO_ERROR && (by_size || !any)))
-			acquit_topic(events, suspects, n, events[which].topic, code);
+			acquit_topic(sink, events, suspects, n, events[which].topic, code);
 	}
 	return failed;
 }
@@ -326,7 +346,7 @@ blame(KafkaSink *sink, OiSinkEvent *events, int n, rd_kafka_error_t *error, Time
 		rd_kafka_error_destroy(error);
 	if (failed == 1)
 	{
-		set_aside(events, n, last, sink->inbox->answers[last]);
+		set_aside(sink, events, n, last, sink->inbox->answers[last]);
 		return;
 	}
 	if (examine(sink, events, n, deadline) > 0)
@@ -415,22 +435,36 @@ kafka_note_delivered(const KafkaSink *sink, OiSinkEvent *events, int n)
 }
 
 /*
+ * Is there an event that is not set aside?
+ */
+static bool
+any_left(const OiSinkEvent *events, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (events[i].reason == NULL)
+			return true;
+	return false;
+}
+
+/*
  * Deliver events in a transaction, without those that are refused.  An event that is
  * refused while one of its key before it is not delivered would count for nothing.
  */
 void
 kafka_deliver_transaction(KafkaSink *sink, OiSinkEvent *events, int n, TimestampTz deadline)
 {
-	while (!try_delivery(sink, events, n, deadline))
+	set_aside_again(sink, events, n);
+	while (any_left(events, n))
 	{
-		bool		any_left = false;
-
-		for (int i = 0; i < n; i++)
-			any_left |= events[i].reason == NULL;
-		if (!any_left)
+		if (sink->producer == NULL)
+		{
+			kafka_check_time(sink, deadline, "deliver what is not refused");
+			kafka_open(sink, deadline);
+		}
+		if (try_delivery(sink, events, n, deadline))
+		{
+			kafka_note_delivered(sink, events, n);
 			return;
-		kafka_check_time(sink, deadline, "deliver what is not refused");
-		kafka_open(sink, deadline);
+		}
 	}
-	kafka_note_delivered(sink, events, n);
 }

@@ -6,7 +6,7 @@
 # Bugs that this catches, each planted and seen to fail: an event of a parked key
 # that overtakes it; parking and cursor recorded in two transactions (a crash
 # between them loses or repeats an event); a poison event that keeps others
-# waiting; a Retry-After that is not honoured; attempts without end; a breaker
+# waiting; events behind one that is open sent again by the next worker; a Retry-After that is not honoured; attempts without end; a breaker
 # that parks the world.
 
 use strict;
@@ -125,6 +125,24 @@ wait_for_sql($node, "SELECT delivered >= 4 FROM $api.subscription_status WHERE n
 wait_for_sql($node, <<~"SQL", 'and no more keys are parked than there may be');
 	SELECT parked = 1 AND delivered = 7 FROM $api.subscription_status WHERE name = 'room'
 	SQL
+
+# What is known of events behind one that stays in its batch is not forgotten with the batch:
+# neither that one was delivered, nor that one waits in the table, and goes out from there.
+subscribe_faulty($node, 'midst', '{"max_parked_keys": 1, "backoff_min": 3600000}');
+$node->safe_psql('postgres', 'BEGIN;'
+	. order_events('midst', [ 'a', 'retry retry' ], [ 'b', join ' ', ('retry') x 300 ], [ 'a' ], [ 'c' ]) . 'COMMIT');
+wait_for_sql($node, "SELECT parked = 2 AND delivered = 1 FROM $api.subscription_status WHERE name = 'midst'",
+	'an event stays in the batch, those around it do not');
+$node->safe_psql('postgres', "SELECT $api.pause_subscription('midst')");
+wait_for_sql($node, "SELECT state = 'paused' FROM $api.subscription_status WHERE name = 'midst'", 'the worker has ended');
+set_ahead($node, 3700);
+$node->safe_psql('postgres', "SELECT $api.resume_subscription('midst')");
+wait_for_sql($node, "SELECT delivered >= 3 FROM $api.subscription_status WHERE name = 'midst'", 'the next one goes on');
+$node->safe_psql('postgres', order_events('midst', ['d']));
+wait_for_sql($node, "SELECT key = 'b' FROM $api.parked_events WHERE subscription = 'midst'", 'there is room for the one');
+wait_for_sql($node, "SELECT lag_events = 1 FROM $api.subscription_status WHERE name = 'midst'", 'all others are delivered');
+is(join(' ', delivered_keys($node, 'midst')), 'c a a d', 'once each');
+set_ahead($node, 0);
 
 # What became of an event and the cursor are one transaction: where the one cannot be
 # written the other is not, and a crash then takes both.

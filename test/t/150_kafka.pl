@@ -5,7 +5,8 @@
 #
 # Bugs that this catches: a message that was refused taken for delivered, or taking
 # others along; one sent although an earlier one of its key was refused; an event among the markers of
-# the state topic; a topic too long for Kafka, or a crowd of messages too large, that holds up all; what an
+# the state topic; a topic too long for Kafka, or a crowd of messages too large, that holds up all; what was found
+# of them forgotten when time is up; what an
 # aborted transaction had seen by a consumer that reads what is committed; an event without a
 # payload that ends its key in a compacted topic; a secret in a message.
 
@@ -18,14 +19,17 @@ use lib "$FindBin::RealBin/../lib";
 use JSON::PP;
 use OrderIdempotency::Broker;
 use OrderIdempotency::Drain;
+use OrderIdempotency::Fault;
 use OrderIdempotency::Kafka;
 use OrderIdempotency::Node;
 use OrderIdempotency::Proxy;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 my $api = 'order_idempotency';
-my $node = new_node('kafka', conf => "max_worker_processes = 24\n");
+my $node = new_node('kafka', conf => fault_conf() . "max_worker_processes = 24\n");
+prepare_faults($node);
 OrderIdempotency::Kafka::require_kafka($node);
 
 my $canary = 'canary-4c81b2';
@@ -231,6 +235,35 @@ ok(poll($node, 'postgres', <<~"SQL"), 'all of many that are too large are dead')
   or diag($node->safe_psql('postgres', "SELECT * FROM $api.subscription_status WHERE name = 'crowd'"));
 once_in_order('crowd', ['shop.crowd'], 'among many that are too large', except => '^large');
 $node->safe_psql('postgres', "SELECT $api.drop_subscription('crowd')");
+
+# So many that the broker refuses that they are not found in one call: here none finds more than eight.
+my $refused = $ENV{OI_KAFKA_KILLS} ? 400 : 20;
+$kafka->create_topic('shop.throng', 'max.message.bytes' => 2000, partitions => 1);
+create_kafka('throng', topic => 'shop.throng');
+set_fault($node, 'kafka:found', 'error', n => 8);
+emit_all(map { event('throng', "large-$_", '{"x": "' . 'x' x 4000 . '"}') . ($_ % 10 ? '' : event('throng', "small-$_")) } 1 .. $refused);
+my $late = time + $PostgreSQL::Test::Utils::timeout_default;
+my $calls = 1;
+my $found = '';
+while ($found ne 't' && time < $late)
+{
+	if (!has_faults($node))
+	{
+		set_fault($node, 'kafka:found', 'error', n => 8);
+		$calls++;
+	}
+	usleep(50_000);
+	$found = $node->safe_psql('postgres', <<~"SQL");
+		SELECT count(*) = $refused AND bool_and(reason LIKE '%size too large%') FROM $api.dead_letters WHERE subscription = 'throng'
+		SQL
+}
+is($found, 't', "all of $refused that the broker refuses are dead")
+  or diag($node->safe_psql('postgres', "SELECT * FROM $api.subscription_status WHERE name = 'throng'"));
+cmp_ok($calls, '>', 1, "found in $calls calls");
+cmp_ok($calls, '<=', 1 + $refused / 8, 'of which each found some');
+unlink $node->data_dir . '/faults/kafka:found';
+once_in_order('throng', ['shop.throng'], 'among many that the broker refuses', except => '^large');
+$node->safe_psql('postgres', "SELECT $api.drop_subscription('throng')");
 
 # The state topic was made as it has to be.
 is($kafka->admin('describe', 'order_idempotency'), '1 compact', 'the state topic is compacted');
