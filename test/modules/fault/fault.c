@@ -151,8 +151,10 @@ at_point(const char *point)
 		*count = 0;
 		return;
 	}
-	if (++*count == order.n)
-		obey(point, &order);
+	if (++*count < order.n)
+		return;
+	*count = 0;
+	obey(point, &order);
 }
 
 void		_PG_init(void);
