@@ -74,34 +74,24 @@ set_column(TupleTableSlot *slot, int column, Datum value)
 }
 
 /*
- * The events of the log that were read and not delivered.  False: there are none.
- */
-static bool
-read_open(TupleTableSlot *slot, OiOpen *open)
-{
-	if (slot->tts_isnull[CURSOR_OPEN_LOG - 1])
-		return false;
-	oi_open_from_datum(open, PointerGetDatum(PG_DETOAST_DATUM(slot->tts_values[CURSOR_OPEN_LOG - 1])),
-					   CurrentMemoryContext);
-	return true;
-}
-
-/*
- * Of the events that were read and not delivered, forget those that were not
- * handed to the sink: they are read again, or passed over.  What became of others
- * is still to be found out.
+ * Of the events that were read and not delivered, keep those that were handed to the
+ * sink, what became of which is still to be found out, or all, and none of them was.
  */
 static void
-keep_numbered(TupleTableSlot *slot)
+change_open(TupleTableSlot *slot, bool handed_over)
 {
 	OiOpen		open = {0};
-	Datum		numbered;
+	Datum		value;
 
-	if (!read_open(slot, &open))
+	if (slot->tts_isnull[CURSOR_OPEN_LOG - 1])
 		return;
-	numbered = oi_open_to_datum(&open, true);
-	if (numbered != 0)
-		set_column(slot, CURSOR_OPEN_LOG, numbered);
+	oi_open_from_datum(&open, PointerGetDatum(PG_DETOAST_DATUM(slot->tts_values[CURSOR_OPEN_LOG - 1])),
+					   CurrentMemoryContext);
+	if (!handed_over)
+		oi_open_withdraw(&open);
+	value = oi_open_to_datum(&open, handed_over);
+	if (value != 0)
+		set_column(slot, CURSOR_OPEN_LOG, value);
 	else
 		slot->tts_isnull[CURSOR_OPEN_LOG - 1] = true;
 }
@@ -121,7 +111,7 @@ set_behind(TupleTableSlot *slot, const OiMoment *to)
 	slot->tts_isnull[CURSOR_BATCH_POSITION - 1] = true;
 	slot->tts_isnull[CURSOR_BATCH_NEXT_XID - 1] = true;
 	set_column(slot, CURSOR_PROGRESS, Int64GetDatum(0));
-	keep_numbered(slot);
+	change_open(slot, true);	/* others are read again, or passed over */
 }
 
 /*
@@ -139,15 +129,10 @@ forget_settled(TupleTableSlot *slot)
 static void
 forget_deliveries(TupleTableSlot *slot)
 {
-	OiOpen		open = {0};
-
 	forget_settled(slot);
 	set_column(slot, CURSOR_TOKEN, Int64GetDatum(0));
 	slot->tts_isnull[CURSOR_OPEN_FAILED - 1] = true;
-	if (!read_open(slot, &open))
-		return;
-	oi_open_withdraw(&open);
-	set_column(slot, CURSOR_OPEN_LOG, oi_open_to_datum(&open, false));
+	change_open(slot, false);
 }
 
 /*

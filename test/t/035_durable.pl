@@ -31,7 +31,8 @@ my $node = new_drain_node('durable', streaming => 1, conf => <<~'CONF');
 	order_idempotency.poll_interval = '10ms'
 	CONF
 
-# Imports events, with an asynchronous commit.
+# Imports events, with an asynchronous commit.  A transaction needs its xid before it draws a
+# position: a worker that looks between the two would pass over the row for ever.
 sub import_events
 {
 	my ($from, $to, $commit) = @_;
@@ -39,9 +40,9 @@ sub import_events
 	$node->safe_psql('postgres', <<~SQL);
 		SET synchronous_commit = @{[ $commit // 'off' ]};
 		INSERT INTO order_idempotency.outbox_0 (position, xid, event_id, key, type, created_at)
-		SELECT nextval('order_idempotency.outbox_position'), pg_current_xact_id(),
+		SELECT nextval('order_idempotency.outbox_position'), x.xid,
 			   gen_random_uuid(), 'k' || i, 'import', now()
-		FROM generate_series($from, $to) i
+		FROM (SELECT pg_current_xact_id() AS xid OFFSET 0) x, generate_series($from, $to) i
 		SQL
 	return;
 }
@@ -110,8 +111,9 @@ foreach my $try (1 .. 40)
 		SELECT pg_current_wal_insert_lsn() - :'before' AS length \\gset
 		BEGIN;
 		INSERT INTO order_idempotency.outbox_0 (position, xid, event_id, key, type, created_at)
-		SELECT nextval('order_idempotency.outbox_position'), pg_current_xact_id(),
-			   gen_random_uuid(), 'page-$try', 'import', now();
+		SELECT nextval('order_idempotency.outbox_position'), x.xid,
+			   gen_random_uuid(), 'page-$try', 'import', now()
+		FROM (SELECT pg_current_xact_id() AS xid OFFSET 0) x;
 		CALL fill_page(:length);
 		COMMIT;
 		SELECT (pg_current_wal_insert_lsn() - '0/0') % current_setting('wal_block_size')::int, :length;

@@ -75,8 +75,8 @@ my $pid = worker_pid($node, 'audit', $db);
 subscribe($node, 'skips', db => $db, options => q('{"on_dead": "skip"}'));
 $node->safe_psql($db, <<~"SQL");
 	INSERT INTO $api.outbox_0 (position, xid, event_id, key, type, payload, created_at)
-	SELECT nextval('$api.outbox_position'), pg_current_xact_id(), gen_random_uuid(), key, 'test', payload, now()
-	FROM (SELECT 'a' AS key, '1'::jsonb AS payload UNION ALL
+	SELECT nextval('$api.outbox_position'), x.xid, gen_random_uuid(), key, 'test', payload, now()
+	FROM (SELECT pg_current_xact_id() AS xid OFFSET 0) x, (SELECT 'a' AS key, '1'::jsonb AS payload UNION ALL
 		SELECT substr('abcdefg', i, 1), ('[' || repeat('1e131071,', 8200) || '1]')::jsonb FROM generate_series(1, 7) i UNION ALL
 		SELECT 'a', '2' UNION ALL SELECT 'z', '3') v
 	SQL

@@ -6,7 +6,8 @@
 # Bugs that this catches, each planted and seen to fail: an event of a parked key
 # that overtakes it; parking and cursor recorded in two transactions (a crash
 # between them loses or repeats an event); a poison event that keeps others
-# waiting; events behind one that is open sent again by the next worker; a Retry-After that is not honoured; attempts without end; a breaker
+# waiting; events behind one that is open sent again by the next worker, or one that is not
+# wanted any more; a Retry-After that is not honoured; attempts without end; a breaker
 # that parks the world.
 
 use strict;
@@ -21,7 +22,7 @@ use OrderIdempotency::Node;
 use OrderIdempotency::Sessions;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time);
+use Time::HiRes qw(time usleep);
 
 my $api = 'order_idempotency';
 my $node = new_faulty_node('parking');
@@ -33,6 +34,20 @@ sub status
 
 	return $node->safe_psql('postgres',
 		"SELECT $columns FROM $api.subscription_status WHERE name = '$name'");
+}
+
+# Waits until a sink was handed an event.
+sub poll_log
+{
+	my ($name) = @_;
+	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+
+	while (time < $deadline)
+	{
+		return 1 if attempts($node, $name);
+		usleep(10_000);
+	}
+	return 0;
 }
 
 # One event among a thousand orders fails.
@@ -143,6 +158,23 @@ wait_for_sql($node, "SELECT key = 'b' FROM $api.parked_events WHERE subscription
 wait_for_sql($node, "SELECT lag_events = 1 FROM $api.subscription_status WHERE name = 'midst'", 'all others are delivered');
 is(join(' ', delivered_keys($node, 'midst')), 'c a a d', 'once each');
 set_ahead($node, 0);
+
+# What is open is left out when it is not wanted any more, and goes to the server that there is
+# then; what was delivered is not.
+subscribe_faulty($node, 'narrow', '{"max_parked_keys": 0}');
+$node->safe_psql('postgres', 'BEGIN;' . order_events('narrow', [ 'a', join ' ', ('retry') x 300 ], [ 'b' ]) . 'COMMIT');
+wait_for_sql($node, "SELECT delivered = 1 FROM $api.subscription_status WHERE name = 'narrow'", 'an event stays in the batch');
+my $other_log = faulty_log($node, 'other');
+$node->safe_psql('postgres', <<~"SQL");
+	CREATE SERVER other FOREIGN DATA WRAPPER order_idempotency_faulty OPTIONS (log '$other_log');
+	SELECT $api.alter_subscription('narrow', server => 'other');
+	SQL
+ok(poll_log('other'), 'it goes to another server');
+$node->safe_psql('postgres', "SELECT $api.alter_subscription('narrow', event_types => ARRAY['narrow.other'])");
+$node->safe_psql('postgres', "SELECT $api.emit_event('narrow.other', 'c')");
+drained($node, 'narrow');
+is(join(' ', delivered_keys($node, 'narrow'), delivered_keys($node, 'other')), 'b c', 'until it is not wanted any more');
+is(status('narrow', 'parked, dead'), '0|0', 'and nothing is left');
 
 # What became of an event and the cursor are one transaction: where the one cannot be
 # written the other is not, and a crash then takes both.

@@ -25,9 +25,9 @@ sub fill_log
 
 	$node->safe_psql('postgres', <<~"SQL");
 		INSERT INTO $api.outbox_0 (position, xid, event_id, key, type, payload, created_at)
-		SELECT nextval('$api.outbox_position'), pg_current_xact_id(), gen_random_uuid(), $key, '$type',
+		SELECT nextval('$api.outbox_position'), x.xid, gen_random_uuid(), $key, '$type',
 			   jsonb_build_object('n', i), now()
-		FROM generate_series(1, $rows - 1) i;
+		FROM (SELECT pg_current_xact_id() AS xid OFFSET 0) x, generate_series(1, $rows - 1) i;
 		SELECT $api.emit_event('$type', 'last of a load');
 		SQL
 	return;
